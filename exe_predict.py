@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Segment the images in Input_nnUNet_predict with the model in model; --help tells the options."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VENV = HERE / ".venv"
+
+
+def main() -> int:
+    """Run the command in an interpreter that has the package: this one, or .venv's beside it."""
+    if importlib.util.find_spec("nnunet_medseg") is not None:
+        from nnunet_medseg.cli.main import exe_predict
+
+        return exe_predict(HERE, sys.argv[1:])
+    python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if python.is_file() and Path(sys.prefix).resolve() != VENV.resolve():
+        command = [str(python), str(Path(__file__).resolve()), *sys.argv[1:]]
+        if os.name == "nt":
+            return subprocess.call(command)  # noqa: S603 our own script
+        os.execv(command[0], command)  # noqa: S606 our own script
+    sys.stderr.write(f"nnunet_medseg is not installed. Install it with: make -C {HERE} install\n")
+    return 9
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""The clock, the learning rate and the length of epochs: pure arithmetic."""

@@ -1,0 +1,128 @@
+"""The manifest of a model: what it is, what it was trained on in numbers, and how good it is.
+
+It holds no name of a patient, a folder or a machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from nnunet_medseg.errors import ModelError
+from nnunet_medseg.files import read_json, write_json
+
+__all__ = [
+    "MANIFEST_NAME",
+    "EvaluationFacts",
+    "LabelEntry",
+    "Manifest",
+    "SplitFacts",
+    "TrainingFacts",
+    "read_manifest",
+    "stock_command",
+    "write_manifest",
+]
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = 1
+INTENDED_USE = (
+    "Research. Not a medical device; not for diagnosis or treatment. The model was measured on the "
+    "cases counted here and on no others; check every segmentation."
+)
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class LabelEntry(_Record):
+    """A label: its name, the user's value, and the value that stock nnU-Net writes."""
+
+    name: str
+    value: int
+    index: int
+
+
+class SplitFacts(_Record):
+    """The split in numbers."""
+
+    fold: str
+    train_cases: int
+    held_out_cases: int
+
+
+class TrainingFacts(_Record):
+    """The training in numbers; times in seconds."""
+
+    asked_s: float
+    used_s: float
+    iterations: int
+    epochs: int
+    final_loss: float
+    device: str
+    precision: str
+    seed: int
+
+
+class EvaluationFacts(_Record):
+    """Dice on whole held-out images; None where nothing was evaluated."""
+
+    mean_dice: float | None
+    dice: dict[str, float | None]
+    cases: int
+    of_cases: int
+
+
+class Manifest(_Record):
+    """Everything that is said about a model."""
+
+    format: int = FORMAT
+    name: str
+    program: str
+    versions: dict[str, str]
+    intended_use: str = INTENDED_USE
+    labels: list[LabelEntry]
+    channels: list[str]
+    configuration: str
+    split: SplitFacts
+    training: TrainingFacts
+    evaluation: EvaluationFacts
+    stock_command: str
+    stock_note: str
+    parameters: dict[str, str | float | int | bool | None]
+    files: dict[str, str]
+
+
+def stock_command(fold: str, device: str) -> str:
+    """Return the command with which stock nnU-Net uses the model.
+
+    Args:
+        fold: "all" or a number.
+        device: "cpu" or "cuda".
+    """
+    return (
+        f"nnUNetv2_predict_from_modelfolder -i IMAGES -o SEGMENTATIONS -m MODEL -f {fold} "
+        f"-device {device}"
+    )
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a model folder."""
+    write_json(folder / MANIFEST_NAME, manifest.model_dump(mode="json"))
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Read the manifest of a model folder; None for a model of stock nnU-Net, which has none.
+
+    Raises:
+        ModelError: When there is one that cannot be read.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        return None
+    try:
+        return Manifest.model_validate(read_json(path))
+    except (OSError, ValueError, ValidationError) as cause:
+        problem = f"The manifest {path} cannot be read."
+        raise ModelError(problem, fix="Copy the whole model folder again.") from cause

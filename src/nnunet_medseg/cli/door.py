@@ -1,0 +1,106 @@
+"""The one error door: every command goes through it, and every error becomes words and a status."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import platform
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NoReturn
+
+from nnunet_medseg import console
+from nnunet_medseg.errors import (
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    FolderError,
+    UsageError,
+    UserError,
+)
+
+__all__ = ["Parser", "through_the_door"]
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one paragraph with the fix."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print."""
+        problem = f"{self.prog}: {message}."
+        raise UsageError(problem, fix=f"{self.prog} --help lists the options.")
+
+
+def through_the_door(command: Callable[[], int]) -> int:
+    """Run a command; print its error, if any, and return the exit status."""
+    console.attach()
+    try:
+        return command()
+    except UserError as error:
+        return _tell(error)
+    except KeyboardInterrupt:
+        console.error(
+            "Interrupted.",
+            "Everything is kept; the same command goes on where it stopped. "
+            "medseg clean removes it.",
+        )
+        return EXIT_INTERRUPTED
+    except OSError as error:
+        known = _folder_error(error)
+        return _tell(known) if known is not None else _tell_ours(error)
+    except Exception as error:  # noqa: BLE001 the last door: what nobody foresaw
+        return _tell_ours(error)
+
+
+def _tell(error: UserError) -> int:
+    console.error(error.problem, error.fix)
+    return error.exit_code
+
+
+def _folder_error(error: OSError) -> FolderError | None:
+    place = error.filename or "a disk"
+    if error.errno in FULL_DISK:
+        problem = f"No space is left on the disk of {place}."
+        return FolderError(problem, fix="Make room, then run the same command again; it goes on.")
+    if error.errno in NOT_ALLOWED:
+        problem = f"{place} may not be read or written: {error.strerror}."
+        return FolderError(problem, fix="Give yourself the right, then run the same command again.")
+    return None
+
+
+def _tell_ours(error: Exception) -> int:
+    path = _write_log(error)
+    console.error(
+        f"The program failed: {type(error).__name__}. This is our fault. "
+        "Nothing of yours was deleted.",
+        f"Please report it with {path}, which holds versions and no names of patients or folders.",
+    )
+    return EXIT_INTERNAL
+
+
+def _write_log(error: Exception) -> Path:
+    from nnunet_medseg.nnunet.environment import scrub
+
+    lines = [f"{name} {_version(name)}" for name in ("nnunet-medseg", "nnunetv2", "torch")]
+    lines += [f"python {platform.python_version()}, {platform.system()} {platform.machine()}", ""]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines += [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    # The message may hold a name; its kind and place tell enough.
+    lines += ["", type(error).__name__, scrub(str(error)) if not isinstance(error, OSError) else ""]
+    name = f"medseg-error-{time.strftime('%Y%m%d-%H%M%S')}.log"
+    path = Path(tempfile.gettempdir()) / name
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "is not installed"

@@ -1,0 +1,94 @@
+"""What `-i` means for the images of a dataset: the name of each channel, and their order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunet_medseg.dataset.checks import CaseFacts, guess_image_type
+from nnunet_medseg.errors import UsageError
+
+__all__ = ["ChannelPlan", "choose_channels", "parse_image_types"]
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """The channels in training order.
+
+    Attributes:
+        names: Names in training order; "CT" makes nnU-Net normalise as CT.
+        order: For each channel, its place among the images of a case as listed.
+        reason: Where the names come from, for people.
+    """
+
+    names: tuple[str, ...]
+    order: tuple[int, ...]
+    reason: str
+
+
+def parse_image_types(text: str) -> tuple[str, ...]:
+    """Read `-i`: names of image types in channel order, empty for `NONE`.
+
+    Raises:
+        UsageError: When a name is empty or cannot be one.
+
+    Examples:
+        >>> parse_image_types("T1, flair"), parse_image_types("none")
+        (('T1', 'flair'), ())
+    """
+    if text.strip().upper() in {"NONE", ""}:
+        return ()
+    names = tuple(item.strip() for item in text.split(","))
+    if not all(re.fullmatch(r"\w[\w .+-]*", name) for name in names):
+        problem = f"-i {text} is not a list of image types."
+        raise UsageError(problem, fix="Write for example -i CT, or -i T1,FLAIR for two images.")
+    return names
+
+
+def choose_channels(
+    wishes: Sequence[str], listed: Sequence[str], facts: Sequence[CaseFacts]
+) -> ChannelPlan:
+    """Name the channels.
+
+    Args:
+        wishes: From `-i`; empty for none.
+        listed: Names that files or dataset.json give, "" for unnamed.
+        facts: Of all cases, for the range of values.
+
+    Raises:
+        UsageError: When the number of image types is not the number of images.
+    """
+    as_listed = tuple(range(len(listed)))
+    if wishes:
+        return _follow(wishes, listed, as_listed)
+    if all(listed):
+        return ChannelPlan(_plain_ct(listed), as_listed, "from the dataset")
+    guessed = tuple(
+        name or guess_image_type([fact.value_ranges[place] for fact in facts])
+        for place, name in enumerate(listed)
+    )
+    return ChannelPlan(guessed, as_listed, "from the range of the values; -i says it better")
+
+
+def _follow(
+    wishes: Sequence[str], listed: Sequence[str], as_listed: tuple[int, ...]
+) -> ChannelPlan:
+    known = [name.lower() for name in listed]
+    asked = [name.lower() for name in wishes]
+    if len(wishes) > 1 and sorted(known) == sorted(asked):
+        order = tuple(known.index(name) for name in asked)
+        return ChannelPlan(_plain_ct(wishes), order, "from -i, matched with the file names")
+    if len(wishes) == len(listed):
+        return ChannelPlan(_plain_ct(wishes), as_listed, "from -i")
+    if len(wishes) == 1:
+        (kind,) = wishes
+        names = tuple(kind if kind.upper() == "CT" or not name else name for name in listed)
+        return ChannelPlan(_plain_ct(names), as_listed, "from -i, the same for all images")
+    shown = ", ".join(name or "img" for name in listed)
+    problem = f"-i names {len(wishes)} image types, but a patient has {len(listed)} ({shown})."
+    raise UsageError(problem, fix="Name one type for each image, in order, or one for all.")
+
+
+def _plain_ct(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple("CT" if name.upper() == "CT" else name for name in names)

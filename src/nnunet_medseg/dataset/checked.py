@@ -1,0 +1,190 @@
+"""A dataset that has passed its check: what later stages read of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_medseg.dataset.case import Case, Dataset, Finding
+from nnunet_medseg.dataset.channels import ChannelPlan, choose_channels
+from nnunet_medseg.dataset.checks import CaseFacts, inspect_cases, judge_dataset
+from nnunet_medseg.dataset.labels import Label, LabelMap, LabelWish, resolve_labels
+from nnunet_medseg.dataset.splits import Split, split_cases
+from nnunet_medseg.errors import DatasetError, UserError
+from nnunet_medseg.files import read_json, write_json
+
+__all__ = ["Checked", "Wishes", "check_dataset", "load_checked", "save_checked"]
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user asks of a dataset: `-l`, `-i`, `-f` and the seed, parsed."""
+
+    labels: tuple[LabelWish, ...]
+    image_types: tuple[str, ...]
+    fold: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A dataset ready to be converted.
+
+    Attributes:
+        cases: With their images in training order.
+        facts: One a case, in the same order.
+        labels: What to segment.
+        channels: Channel names in training order.
+        split: Who trains and who is evaluated.
+    """
+
+    cases: tuple[Case, ...]
+    facts: tuple[CaseFacts, ...]
+    labels: LabelMap
+    channels: tuple[str, ...]
+    split: Split
+
+    @property
+    def megavoxels(self) -> float:
+        """Millions of voxels of all images."""
+        voxels = sum(fact.shape[0] * fact.shape[1] * fact.shape[2] for fact in self.facts)
+        return voxels * len(self.channels) / 1e6
+
+
+@dataclass(frozen=True)
+class CheckOutcome:
+    """What a check tells.
+
+    Attributes:
+        checked: None when there are errors.
+        findings: Worst first.
+        channel_reason: Where the channel names come from.
+        error: The one error that is not about the files, when it is the only one.
+    """
+
+    checked: Checked | None
+    findings: tuple[Finding, ...]
+    channel_reason: str = ""
+    error: UserError | None = None
+
+
+def check_dataset(
+    dataset: Dataset, wishes: Wishes, on_case: Callable[[int], None] = lambda _: None
+) -> CheckOutcome:
+    """Find all problems of a dataset, and settle labels, channels and split.
+
+    Args:
+        dataset: From `read_dataset`.
+        wishes: What the user asks.
+        on_case: Called with the number of cases that are done.
+    """
+    if not dataset.cases and not dataset.findings:
+        problem = f"There is no case in {dataset.folder} ({dataset.layout})."
+        raise DatasetError(problem, fix="Copy the images and label maps into it.")
+    inspections = inspect_cases(dataset.cases, on_case)
+    facts = [item.facts for item in inspections if item.facts is not None]
+    findings = list(dataset.findings)
+    findings += [finding for item in inspections for finding in item.findings]
+    findings += judge_dataset(dataset.cases, facts)
+    has_errors = any(finding.severity == "error" for finding in findings)
+    try:
+        checked, reason = _settle(dataset, wishes, facts)
+    except UserError as error:
+        findings.append(Finding("error", "", "options", error.problem, error.fix))
+        return CheckOutcome(None, _worst_first(findings), error=None if has_errors else error)
+    return CheckOutcome(None if has_errors else checked, _worst_first(findings), reason)
+
+
+def _settle(dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]) -> tuple[Checked, str]:
+    found = Counter(value for fact in facts for value in fact.label_voxels)
+    by_value = {value: found[value] for value in sorted(found)}
+    labels = resolve_labels(wishes.labels, by_value, dataset.label_names)
+    channels = choose_channels(wishes.image_types, dataset.channels, facts)
+    split = split_cases(dataset.cases, wishes.fold, wishes.seed)
+    cases, ordered = _in_order(dataset.cases, facts, channels)
+    _require_foreground(ordered, labels, split)
+    return Checked(cases, ordered, labels, channels.names, split), channels.reason
+
+
+def _require_foreground(facts: Sequence[CaseFacts], labels: LabelMap, split: Split) -> None:
+    values = {label.value for label in labels}
+    trained = [fact for fact in facts if fact.name in split.train]
+    missing = [
+        label.name
+        for label in labels
+        if not any(label.value in fact.label_voxels for fact in trained)
+    ]
+    if trained and values and missing:
+        problem = f"No patient that trains has the label {', '.join(missing)}."
+        fix = "Ask for other labels with -l, take another fold, or add such patients."
+        raise DatasetError(problem, fix=fix)
+
+
+def _in_order(
+    cases: Sequence[Case], facts: Sequence[CaseFacts], channels: ChannelPlan
+) -> tuple[tuple[Case, ...], tuple[CaseFacts, ...]]:
+    if channels.order == tuple(range(len(channels.order))):
+        return tuple(cases), tuple(facts)
+    # Another image comes first, so that all places in the facts move.
+    reordered = tuple(
+        replace(case, images=tuple(case.images[place] for place in channels.order))
+        for case in cases
+    )
+    last = len(channels.order)
+    moved = tuple(
+        replace(
+            fact,
+            value_ranges=tuple(fact.value_ranges[place] for place in channels.order),
+            # Whoever differed from the old first image is written on the new one's grid.
+            shifted_files=tuple(range(1, last + 1)) if fact.shifted_files else (),
+        )
+        for fact in facts
+    )
+    return reordered, moved
+
+
+def _worst_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    order = {"error": 0, "warning": 1}
+    return tuple(sorted(findings, key=lambda item: (order.get(item.severity, 2), item.case)))
+
+
+def save_checked(path: Path, checked: Checked) -> None:
+    """Write the record; it names the user's folders and is private."""
+    content = asdict(checked)
+    for case in content["cases"]:
+        case["images"] = [str(image) for image in case["images"]]
+        case["label"] = str(case["label"])
+    write_json(path, content, mode=0o600)
+
+
+def load_checked(path: Path) -> Checked:
+    """Read the record."""
+    content = read_json(path)
+    return Checked(
+        cases=tuple(_case(item) for item in content["cases"]),
+        facts=tuple(_facts(item) for item in content["facts"]),
+        labels=tuple(Label(**item) for item in content["labels"]),
+        channels=tuple(content["channels"]),
+        split=Split(tuple(content["split"]["train"]), tuple(content["split"]["evaluate"])),
+    )
+
+
+def _case(item: dict[str, Any]) -> Case:
+    images = tuple(Path(image) for image in item["images"])
+    return Case(item["name"], item["source"], images, Path(item["label"]), item["is_held_out"])
+
+
+def _facts(item: dict[str, Any]) -> CaseFacts:
+    return CaseFacts(
+        name=item["name"],
+        shape=tuple(item["shape"]),
+        spacing_mm=tuple(item["spacing_mm"]),
+        orientation=item["orientation"],
+        value_ranges=tuple((low, high) for low, high in item["value_ranges"]),
+        label_voxels={int(value): count for value, count in item["label_voxels"].items()},
+        shifted_files=tuple(item["shifted_files"]),
+        content=item["content"],
+    )

@@ -1,0 +1,139 @@
+"""The copy of the dataset that nnU-Net reads: links where the user's file serves, else new files.
+
+Promises: the user's files are read, never changed; no name of a patient is in a file name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_medseg.dataset.case import Case
+from nnunet_medseg.dataset.checks import CaseFacts
+from nnunet_medseg.dataset.labels import LabelMap
+from nnunet_medseg.dataset.raw_layout import FILE_ENDING, image_path, label_path
+from nnunet_medseg.hardware import workers_for
+from nnunet_medseg.parallel import map_in_workers
+from nnunet_medseg.volume import read_volume, write_volume
+
+__all__ = ["ConversionJob", "convert_cases", "from_training_labels", "to_training_labels"]
+
+BYTES_A_VOXEL = 24  # image, label map and their copies while writing
+
+
+@dataclass(frozen=True)
+class ConversionJob:
+    """One case to convert.
+
+    Attributes:
+        case: What the user brought.
+        facts: What the check found.
+        labels: The labels to train.
+        raw: The folder of raw datasets.
+        part: "train" or "evaluate".
+    """
+
+    case: Case
+    facts: CaseFacts
+    labels: LabelMap
+    raw: Path
+    part: str
+
+
+def convert_cases(
+    jobs: Sequence[ConversionJob], on_case: Callable[[int], None] = lambda _: None
+) -> int:
+    """Convert all cases.
+
+    Args:
+        jobs: One a case.
+        on_case: Called with the number of cases that are done.
+
+    Returns:
+        Number of files that had to be written; all others are links.
+    """
+    for job in jobs:
+        image_path(job.raw, job.part, job.case.name, 0).parent.mkdir(parents=True, exist_ok=True)
+        label_path(job.raw, job.part, job.case.name).parent.mkdir(parents=True, exist_ok=True)
+    to_write = [job for job in jobs if any(_must_write(job))]
+    largest = max((float(np.prod(job.facts.shape)) for job in to_write), default=0.0)
+    # Few files are not worth a worker's start.
+    workers = (
+        1 if largest * len(to_write) < 5e7 else workers_for(largest * BYTES_A_VOXEL, len(jobs))
+    )
+    map_in_workers(convert_case, jobs, workers=workers, on_result=on_case)
+    return sum(sum(_must_write(job)) for job in jobs)
+
+
+def _must_write(job: ConversionJob) -> list[bool]:
+    """Tell for each image, and for the label map last, whether a link does not serve."""
+    files = (*job.case.images, job.case.label)
+    needs = [
+        place in job.facts.shifted_files or not path.name.endswith(FILE_ENDING)
+        for place, path in enumerate(files)
+    ]
+    known = {label.value: label.index for label in job.labels}
+    needs[-1] = needs[-1] or any(known.get(value) != value for value in job.facts.label_voxels)
+    return needs
+
+
+def convert_case(job: ConversionJob) -> None:
+    """Link or write the files of one case."""
+    *write_images, write_label = _must_write(job)
+    for channel, (path, must_write) in enumerate(zip(job.case.images, write_images, strict=True)):
+        target = image_path(job.raw, job.part, job.case.name, channel)
+        if must_write:
+            _write(target, path, job.case.images[0], None)
+        else:
+            _link(target, path)
+    target = label_path(job.raw, job.part, job.case.name)
+    if write_label:
+        _write(target, job.case.label, job.case.images[0], job.labels)
+    else:
+        _link(target, job.case.label)
+
+
+def _write(target: Path, source: Path, grid: Path, labels: LabelMap | None) -> None:
+    volume = read_volume(source)
+    array = volume.array if labels is None else to_training_labels(volume.array, labels)
+    # The grids agree within the tolerance; nnU-Net wants them equal.
+    on_grid = volume if source == grid else read_volume(grid)
+    write_volume(target, on_grid.with_array(array))
+
+
+def _link(target: Path, source: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        target.symlink_to(source.resolve())
+    except OSError:
+        # Windows allows links to administrators only; some shares allow none.
+        shutil.copyfile(source, target)
+        os.utime(target)
+
+
+def to_training_labels(array: np.ndarray[Any, Any], labels: LabelMap) -> np.ndarray[Any, Any]:
+    """Return 1 … n for the labels and 0 for everything else.
+
+    Args:
+        array: The user's values, any shape.
+        labels: The labels to train.
+    """
+    trained = np.zeros(array.shape, dtype=np.uint8 if len(labels) < 255 else np.uint16)
+    for label in labels:
+        trained[array == label.value] = label.index
+    return trained
+
+
+def from_training_labels(array: np.ndarray[Any, Any], labels: LabelMap) -> np.ndarray[Any, Any]:
+    """Return the user's own values for 1 … n, in the smallest type that holds them."""
+    largest = max(label.value for label in labels)
+    values = np.zeros(array.shape, dtype=np.uint8 if largest < 256 else np.uint16)
+    for label in labels:
+        values[array == label.index] = label.value
+    return values

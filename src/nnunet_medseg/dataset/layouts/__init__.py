@@ -1,0 +1,1 @@
+"""One file a layout, each with the same `NAME`, `recognise` and `read`."""

@@ -1,0 +1,161 @@
+"""nnU-Net's raw folder and its dataset.json, read and written here only."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nnunet_medseg.dataset.case import Finding
+from nnunet_medseg.dataset.labels import LabelMap
+from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.run_folder import DATASET_NAME
+
+__all__ = [
+    "FILE_ENDING",
+    "Description",
+    "RawCase",
+    "image_path",
+    "label_path",
+    "read_cases",
+    "read_description",
+    "write_description",
+]
+
+FILE_ENDING = ".nii.gz"
+# Brings every 3D image to RAS and segmentations back; nnU-Net's default ignores directions.
+READER = "SimpleITKIOWithReorient"
+FOLDERS = {"train": ("imagesTr", "labelsTr"), "evaluate": ("imagesTs", "labelsTs")}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a dataset.json of the user says.
+
+    Attributes:
+        channels: Channel names in order; empty when it names none.
+        labels: Names by label value, without the background.
+        findings: What cannot be used.
+    """
+
+    channels: tuple[str, ...] = ()
+    labels: dict[int, str] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """A converted case.
+
+    Attributes:
+        name: Such as `case_0001`.
+        images: One file a channel.
+        label: The label map with values 0 … n.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    label: Path
+
+
+def read_description(folder: Path) -> Description:
+    """Read the names of channels and labels from `dataset.json`, which may be missing."""
+    path = folder / "dataset.json"
+    if not path.is_file() or path.is_symlink():
+        return Description()
+    try:
+        content = read_json(path)
+        channels = content.get("channel_names", content.get("modality", {}))
+        names = tuple(str(channels[key]) for key in sorted(channels, key=int))
+        labels, findings = _read_labels(content.get("labels", {}))
+    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+        return Description(findings=(_damaged(),))
+    return Description(names, labels, findings)
+
+
+def _damaged() -> Finding:
+    message = "dataset.json is not the JSON that nnU-Net describes"
+    fix = "Correct dataset.json, or remove it; then names come from -l and -i."
+    return Finding("error", "", "dataset.json", message, fix)
+
+
+def _read_labels(labels: dict[str, Any]) -> tuple[dict[int, str], tuple[Finding, ...]]:
+    names: dict[int, str] = {}
+    findings = []
+    for key, value in labels.items():
+        # Version 1 and the Decathlon write value -> name, version 2 writes name -> value.
+        name, number = (value, key) if re.fullmatch(r"-?\d+", key) else (key, value)
+        if isinstance(number, list) or name == "ignore":
+            findings.append(_unusable(str(name)))
+        elif int(number) != 0:
+            names[int(number)] = str(name)
+    return names, tuple(findings)
+
+
+def _unusable(name: str) -> Finding:
+    message = (
+        f"the label {name} of dataset.json is a region of several values or marks voxels to ignore"
+    )
+    fix = "Write one value a structure into the label maps and name these in dataset.json."
+    return Finding("error", "", "label kind", message, fix)
+
+
+def image_path(raw: Path, part: str, case: str, channel: int) -> Path:
+    """Return the file of a channel of a case; `part` is "train" or "evaluate"."""
+    return raw / DATASET_NAME / FOLDERS[part][0] / f"{case}_{channel:04d}{FILE_ENDING}"
+
+
+def label_path(raw: Path, part: str, case: str) -> Path:
+    """Return the file of the label map of a case; `part` is "train" or "evaluate"."""
+    return raw / DATASET_NAME / FOLDERS[part][1] / f"{case}{FILE_ENDING}"
+
+
+def write_description(
+    raw: Path, labels: LabelMap, channels: tuple[str, ...], train: tuple[str, ...]
+) -> None:
+    """Write the dataset.json that nnU-Net reads, with every file named in it.
+
+    The list of files spares nnU-Net a search with twelve processes.
+    """
+    base = raw / DATASET_NAME
+    files = {
+        case: {
+            "images": [
+                image_path(raw, "train", case, number).relative_to(base).as_posix()
+                for number in range(len(channels))
+            ],
+            "label": label_path(raw, "train", case).relative_to(base).as_posix(),
+        }
+        for case in train
+    }
+    write_json(
+        base / "dataset.json",
+        {
+            "channel_names": {str(number): name for number, name in enumerate(channels)},
+            "labels": {"background": 0} | {label.name: label.index for label in labels},
+            "numTraining": len(train),
+            "file_ending": FILE_ENDING,
+            "overwrite_image_reader_writer": READER,
+            "dataset": files,
+        },
+    )
+
+
+def read_cases(raw: Path, part: str) -> tuple[RawCase, ...]:
+    """List the converted cases of "train" or "evaluate", sorted by name."""
+    images, labels = (raw / DATASET_NAME / folder for folder in FOLDERS[part])
+    cases = []
+    for label in sorted(labels.glob(f"*{FILE_ENDING}")):
+        name = label.name[: -len(FILE_ENDING)]
+        channels = tuple(sorted(images.glob(f"{name}_[0-9][0-9][0-9][0-9]{FILE_ENDING}")))
+        cases.append(RawCase(name, channels, label))
+    return tuple(cases)
+
+
+def describe_json(raw: Path) -> dict[str, Any]:
+    """Return the dataset.json written by `write_description`, without the list of files."""
+    content: dict[str, Any] = json.loads((raw / DATASET_NAME / "dataset.json").read_text("utf-8"))
+    del content["dataset"]
+    return content

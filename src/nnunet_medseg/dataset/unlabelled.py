@@ -1,0 +1,122 @@
+"""Images to segment: which files are the channels of one case, and what its result is called."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_medseg.dataset.case import Finding
+from nnunet_medseg.dataset.layouts.listing import all_images, stem_of
+from nnunet_medseg.hardware import free_memory_bytes
+from nnunet_medseg.volume import (
+    EXTENSIONS,
+    GRID_TOLERANCE,
+    VolumeError,
+    extension_of,
+    grid_shift,
+    read_volume,
+)
+
+__all__ = ["Unlabelled", "check_unlabelled", "group_images"]
+
+NUMBER = re.compile(r"\d{4}$")
+UNNAMED = "segmentation"  # where a file's name is nothing but the name of its channel
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """One case to segment.
+
+    Attributes:
+        result: Path of its segmentation, relative to the output folder.
+        images: One file a channel, in the order of the model.
+    """
+
+    result: str
+    images: tuple[Path, ...]
+
+
+def group_images(
+    folder: Path, channels: Sequence[str]
+) -> tuple[tuple[Unlabelled, ...], tuple[Finding, ...]]:
+    """Sort the images of a folder, and all below, into cases.
+
+    With one channel every image is a case. With several, files that differ only in what follows
+    the last underscore belong together: a number (`_0000`, `_0001` …) or a channel's name.
+
+    Args:
+        folder: Where to look.
+        channels: Channel names of the model, in order.
+
+    Returns:
+        The cases, and findings for files that do not make a whole case.
+    """
+    files = all_images(folder, EXTENSIONS)
+    if len(channels) == 1:
+        alone = [Unlabelled(path.relative_to(folder).as_posix(), (path,)) for path in files]
+        return tuple(alone), ()
+    groups: dict[str, dict[int, Path]] = {}
+    findings = []
+    for path in files:
+        place = _place_of(path, channels)
+        if place is None:
+            findings.append(_no_channel(path, folder, channels))
+        else:
+            stem, number = place
+            name = path.with_name(f"{stem or UNNAMED}{extension_of(path)}")
+            groups.setdefault(name.relative_to(folder).as_posix(), {})[number] = path
+    findings += [
+        _incomplete(name, found, channels)
+        for name, found in groups.items()
+        if len(found) < len(channels)
+    ]
+    cases = tuple(
+        Unlabelled(name, tuple(found[number] for number in range(len(channels))))
+        for name, found in sorted(groups.items())
+        if len(found) == len(channels)
+    )
+    return cases, tuple(findings)
+
+
+def _place_of(path: Path, channels: Sequence[str]) -> tuple[str, int] | None:
+    """Return what is left of a file's name, and the channel that the rest names."""
+    stem = stem_of(path)
+    head, _, tail = stem.rpartition("_")
+    known = [name.lower() for name in channels]
+    if head and NUMBER.match(tail) and int(tail) < len(channels):
+        return head, int(tail)
+    if tail.lower() in known and known.count(tail.lower()) == 1:
+        return head, known.index(tail.lower())
+    return None
+
+
+def _no_channel(path: Path, folder: Path, channels: Sequence[str]) -> Finding:
+    names = " or ".join(f"_{name}" for name in channels)
+    message = f"the name does not say which of the {len(channels)} images of the model it is"
+    fix = f"End the names in _0000, _0001 …, or in {names}."
+    return Finding("error", path.relative_to(folder).as_posix(), "channel", message, fix)
+
+
+def _incomplete(name: str, found: dict[int, Path], channels: Sequence[str]) -> Finding:
+    missing = ", ".join(channel for number, channel in enumerate(channels) if number not in found)
+    message = f"the image of {missing} is missing"
+    return Finding("error", name, "channel", message, "Add it, or remove the others.")
+
+
+def check_unlabelled(case: Unlabelled) -> tuple[Finding, ...]:
+    """Read the images of a case and return what is wrong with them."""
+    volumes = []
+    findings = []
+    for path in case.images:
+        try:
+            volumes.append(read_volume(path, memory_bytes=free_memory_bytes()))
+        except VolumeError as problem:
+            message = f"{path.name}: {problem.problem}"
+            findings.append(Finding("error", case.result, problem.rule, message, problem.fix))
+    if not findings and any(grid_shift(volumes[0], item) > GRID_TOLERANCE for item in volumes):
+        message = "its images do not lie on one grid"
+        fix = "Resample them onto the grid of the first."
+        findings.append(Finding("error", case.result, "geometry mismatch", message, fix))
+    return tuple(findings)

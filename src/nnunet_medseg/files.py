@@ -1,0 +1,206 @@
+"""Writing without half-written files, hashing, and deleting only what was agreed on.
+
+Promises: a file written here is either the old one or the new one, never a part; a file is
+deleted only when it is still the one that was listed; no symbolic link is ever followed.
+Does not promise: safety against another process that changes a file between check and deletion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "ListedFile",
+    "delete_listed",
+    "hash_file",
+    "list_files",
+    "read_json",
+    "write_atomic",
+    "write_json",
+]
+
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class ListedFile:
+    """A file as it was when it was listed.
+
+    Attributes:
+        path: Relative to the listed folder, with forward slashes.
+        size_bytes: Size in bytes.
+        modified_ns: Modification time in nanoseconds since the epoch.
+        sha256: Hexadecimal hash of the content; empty when it was not asked for.
+        is_link: Symbolic links are listed, never followed and never deleted.
+    """
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+    sha256: str = ""
+    is_link: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain types."""
+        return asdict(self)
+
+    def same_stamp(self, other: ListedFile) -> bool:
+        """Tell whether path, size, time and kind agree; the content is not compared."""
+        ours = (self.path, self.size_bytes, self.modified_ns, self.is_link)
+        return ours == (other.path, other.size_bytes, other.modified_ns, other.is_link)
+
+
+def write_atomic(path: Path, content: bytes, *, mode: int | None = None) -> None:
+    """Write bytes so that readers see the old file or the whole new one.
+
+    Args:
+        path: Target; its folder must exist.
+        content: The whole content.
+        mode: Permission bits; None leaves those of the process.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(mode if mode is not None else 0o666 & ~_umask())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_json(path: Path, content: Any, *, mode: int | None = None) -> None:
+    """Write UTF-8 JSON with sorted keys, atomically."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, (text + "\n").encode(), mode=mode)
+
+
+def read_json(path: Path) -> Any:
+    """Read UTF-8 JSON."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def list_files(
+    folder: Path,
+    *,
+    hashed: bool = False,
+    on_file: Callable[[ListedFile], None] = lambda _: None,
+) -> tuple[ListedFile, ...]:
+    """List every file under a folder, sorted by path, without following links.
+
+    Args:
+        folder: The folder to walk.
+        hashed: Whether to read every file for its hash.
+        on_file: Called after each file, for a progress bar.
+    """
+    listed = []
+    for path in _walk(folder):
+        record = _describe(folder, path, hashed=hashed)
+        on_file(record)
+        listed.append(record)
+    return tuple(sorted(listed, key=lambda record: record.path))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for entry in sorted(os.scandir(folder), key=lambda item: item.name):
+        path = Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _describe(folder: Path, path: Path, *, hashed: bool) -> ListedFile:
+    status = path.lstat()
+    is_regular = stat.S_ISREG(status.st_mode)
+    return ListedFile(
+        path=path.relative_to(folder).as_posix(),
+        size_bytes=status.st_size,
+        modified_ns=status.st_mtime_ns,
+        sha256=hash_file(path) if hashed and is_regular else "",
+        is_link=not is_regular,
+    )
+
+
+def delete_listed(
+    folder: Path,
+    listed: Iterable[ListedFile],
+    *,
+    keep_root: bool,
+    on_file: Callable[[ListedFile], None] = lambda _: None,
+) -> tuple[str, ...]:
+    """Delete the listed files that are unchanged, and the folders this leaves empty.
+
+    Args:
+        folder: The folder that was listed.
+        listed: Records with hashes. A file whose size, time or content differs is kept, so is a
+            link, and so is whatever was never listed. A file already gone is no problem.
+        keep_root: Whether the folder itself stays even when it is empty.
+        on_file: Called after each record, for a progress bar.
+
+    Returns:
+        Paths, relative to the folder, of all that is still there.
+    """
+    parents: set[Path] = set()
+    for record in listed:
+        path = folder / record.path
+        if _is_unchanged(folder, path, record):
+            path.unlink()
+        parents.update(_parents_below(folder, path))
+        on_file(record)
+    # Deepest first, so that a folder is empty by the time it is looked at.
+    for parent in sorted(parents, key=lambda item: len(item.parts), reverse=True):
+        _remove_if_empty(parent)
+    if not folder.exists():
+        return ()
+    kept = tuple(record.path for record in list_files(folder))
+    if not kept and not keep_root:
+        _remove_if_empty(folder)
+    return kept
+
+
+def _is_unchanged(folder: Path, path: Path, record: ListedFile) -> bool:
+    # A parent that became a link since the listing would lead out of the dataset.
+    if record.is_link or any(parent.is_symlink() for parent in _parents_below(folder, path)):
+        return False
+    try:
+        now = _describe(folder, path, hashed=False)
+    except FileNotFoundError:
+        return False
+    return now.same_stamp(record) and hash_file(path) == record.sha256
+
+
+def _parents_below(folder: Path, path: Path) -> list[Path]:
+    return [parent for parent in path.parents if folder in parent.parents]
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_symlink() or not folder.is_dir() or any(folder.iterdir()):
+        return
+    folder.rmdir()

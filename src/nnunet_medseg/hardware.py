@@ -1,0 +1,121 @@
+"""What the machine has, and what that allows: cores, memory, disk, device."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from nnunet_medseg.errors import UsageError
+
+__all__ = [
+    "Device",
+    "choose_device",
+    "core_count",
+    "free_disk_bytes",
+    "free_memory_bytes",
+    "workers_for",
+]
+
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+CGROUP_USAGE = Path("/sys/fs/cgroup/memory.current")
+USABLE_SHARE = 0.7  # of the free memory; the rest is for the main process and the system
+
+
+@dataclass(frozen=True)
+class Device:
+    """The device that trains and predicts.
+
+    Attributes:
+        kind: "cpu" or "cuda".
+        index: Number of the GPU as the system counts; 0 on a CPU.
+        name: What to call it in front of a person.
+        has_fast_bf16: Whether the hardware itself computes in bfloat16.
+    """
+
+    kind: str
+    index: int
+    name: str
+    has_fast_bf16: bool
+
+
+def core_count() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def free_memory_bytes() -> int:
+    """Return the memory that is free, within the limit of a container if there is one."""
+    free = int(psutil.virtual_memory().available)
+    if CGROUP_LIMIT.is_file() and CGROUP_USAGE.is_file():
+        limit = CGROUP_LIMIT.read_text(encoding="ascii").strip()
+        if limit.isdigit():
+            used = int(CGROUP_USAGE.read_text(encoding="ascii"))
+            free = min(free, max(0, int(limit) - used))
+    return free
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk that holds a folder, which need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def workers_for(need_bytes: float, items: int) -> int:
+    """Return how many workers fit: at most a core each, at most what the free memory holds.
+
+    Args:
+        need_bytes: Memory of the largest item.
+        items: Number of items.
+
+    Returns:
+        At least 1: when one item does not fit, trying is all that is left.
+
+    Examples:
+        >>> workers_for(1.0, items=1)
+        1
+    """
+    by_memory = int(USABLE_SHARE * free_memory_bytes() / max(need_bytes, 1.0))
+    return max(1, min(core_count(), items, by_memory))
+
+
+def choose_device(wish: str) -> Device:
+    """Return the device for a wish of the user.
+
+    Args:
+        wish: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UsageError: When the wish is not one of these, or there is no such GPU.
+    """
+    import torch
+
+    kind, _, number = wish.lower().partition(":")
+    if kind not in {"auto", "cpu", "cuda"} or (
+        number and not (kind == "cuda" and number.isdigit())
+    ):
+        problem = f"--device {wish} is not a device."
+        raise UsageError(problem, fix="Use auto, cpu, cuda or cuda:0, cuda:1 …")
+    index = int(number or 0)
+    found = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and index >= found:
+        problem = f"--device {wish}: this machine shows {found} usable GPU{'s' * (found != 1)}."
+        raise UsageError(problem, fix="Use --device cpu, or check the GPU driver with nvidia-smi.")
+    if kind == "cpu" or found == 0:
+        return Device("cpu", 0, f"CPU with {core_count()} cores", _cpu_has_bf16())
+    name = str(torch.cuda.get_device_name(index))
+    return Device("cuda", index, name, torch.cuda.is_bf16_supported())
+
+
+def _cpu_has_bf16() -> bool:
+    import torch
+
+    # Emulated bfloat16 is slower than float32, so only instructions in silicon count.
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,66 @@
+"""Preprocessed cases for training, read without pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+
+from nnunet_medseg.parallel import die_with_parent
+
+__all__ = ["PreprocessedCases", "SafeLoader", "write_locations"]
+
+# nnU-Net recognises the kind of a folder by its endings, and passes over .npy beside .b2nd.
+LOCATIONS_ENDING = "_locations.npy"
+CACHED_CASES = 256  # of about 100 kB a label each; more would be felt in every worker
+
+
+def write_locations(target: Path, locations: Mapping[int, Any]) -> None:
+    """Write where each label is, as one plain array of rows: label, channel, z, y, x."""
+    rows = [
+        np.column_stack([np.full(len(places), label), np.asarray(places).reshape(-1, 4)])
+        for label, places in locations.items()
+    ]
+    array = np.concatenate(rows) if rows else np.zeros((0, 5))
+    temporary = Path(f"{target}.partial.npy")
+    np.save(temporary, array.astype(np.int32), allow_pickle=False)
+    temporary.replace(f"{target}{LOCATIONS_ENDING}")
+
+
+@lru_cache(maxsize=CACHED_CASES)
+def _read_locations(path: str) -> dict[int, np.ndarray[Any, Any]]:
+    array = np.load(path, allow_pickle=False)
+    return {int(label): array[array[:, 0] == label, 1:] for label in np.unique(array[:, 0])}
+
+
+class PreprocessedCases(nnUNetDatasetBlosc2):
+    """nnU-Net's dataset, with the places of labels from plain arrays in place of a pickle."""
+
+    def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
+        """Open a case; voxels are read when a patch is cut."""
+        base = str(Path(self.source_folder) / identifier)
+        options = {"mode": "r", "dparams": {"nthreads": 1}, **self.mmap_kwargs}
+        data = blosc2.open(urlpath=f"{base}.b2nd", **options)
+        seg = blosc2.open(urlpath=f"{base}_seg.b2nd", **options)
+        return data, seg, None, {"class_locations": _read_locations(base + LOCATIONS_ENDING)}
+
+    @staticmethod
+    def get_identifiers(folder: str) -> list[str]:
+        """Return the names of the cases that are complete."""
+        files = sorted(Path(folder).glob(f"*{LOCATIONS_ENDING}"))
+        return [path.name[: -len(LOCATIONS_ENDING)] for path in files]
+
+
+class SafeLoader(nnUNetDataLoader):
+    """nnU-Net's loader; its workers end when the program does, however that ends."""
+
+    def set_thread_id(self, thread_id: int) -> None:
+        """Note the worker's number; nnU-Net calls this first in each worker."""
+        super().set_thread_id(thread_id)
+        die_with_parent()

@@ -1,0 +1,162 @@
+"""Segmentation of whole images with nnU-Net's own predictor, from weights in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_medseg.errors import ModelError
+from nnunet_medseg.files import read_json
+from nnunet_medseg.hardware import Device
+from nnunet_medseg.nnunet.plans import check_description, check_plans
+from nnunet_medseg.nnunet.weights import read_checkpoint
+
+__all__ = ["Model", "Segmenter", "read_model", "read_truth", "segment_with_stock"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model in memory.
+
+    Attributes:
+        plans: nnU-Net's plans, checked.
+        description: Its dataset.json, checked.
+        configuration: The configuration that was trained.
+        mirror_axes: Axes that prediction mirrors along; None for none.
+        weights: The state of the network, one for each fold.
+    """
+
+    plans: Mapping[str, Any]
+    description: Mapping[str, Any]
+    configuration: str
+    mirror_axes: tuple[int, ...] | None
+    weights: tuple[dict[str, torch.Tensor], ...]
+
+
+def read_model(folder: Path) -> Model:
+    """Read a model folder: dataset.json, plans.json and `fold_*/checkpoint_final.pth`.
+
+    Raises:
+        ModelError: When something is missing, damaged or not accepted.
+    """
+    try:
+        plans = read_json(folder / "plans.json")
+        description = read_json(folder / "dataset.json")
+    except (OSError, ValueError) as cause:
+        problem = f"{folder} is not a model folder: plans.json or dataset.json cannot be read."
+        fix = "Copy the folder model (or the one around it) from Output_nnUNet_train."
+        raise ModelError(problem, fix=fix) from cause
+    files = sorted(folder.glob("fold_*/checkpoint_final.pth"))
+    if not files:
+        problem = f"The model in {folder} has no weights (fold_*/checkpoint_final.pth)."
+        raise ModelError(problem, fix="Copy the whole model folder again.")
+    checkpoints = [read_checkpoint(path) for path in files]
+    first = checkpoints[0]
+    configuration = str(first.get("init_args", {}).get("configuration"))
+    check_plans(plans, configuration)
+    check_description(description)
+    axes = first.get("inference_allowed_mirroring_axes")
+    weights = tuple(checkpoint["network_weights"] for checkpoint in checkpoints)
+    return Model(plans, description, configuration, tuple(axes) if axes else None, weights)
+
+
+class Segmenter:
+    """Predicts label maps with a model.
+
+    Args:
+        model: What to predict with.
+        device: Where to compute; float32 on a CPU and half precision on CUDA, as stock does.
+
+    Raises:
+        ModelError: When the weights do not fit the plans.
+    """
+
+    def __init__(self, model: Model, device: Device) -> None:
+        manager = PlansManager(dict(model.plans))
+        configuration = manager.get_configuration(model.configuration)
+        description = dict(model.description)
+        inputs = determine_num_input_channels(manager, configuration, description)
+        heads = manager.get_label_manager(description).num_segmentation_heads
+        arguments = (manager, configuration, inputs, heads)
+        # On the meta device a network takes no memory; only then are the shapes trusted.
+        with torch.device("meta"):
+            skeleton = nnUNetTrainer.build_network_architecture(
+                *arguments, enable_deep_supervision=False
+            )
+        _check_shapes(skeleton, model.weights)
+        network = nnUNetTrainer.build_network_architecture(
+            *arguments, enable_deep_supervision=False
+        )
+        network.load_state_dict(model.weights[0])
+        place = (
+            torch.device(device.kind, device.index)
+            if device.kind == "cuda"
+            else torch.device("cpu")
+        )
+        # Such a reader brings images to RAS; the others leave them as they are stored.
+        self.reorients = str(model.plans["image_reader_writer"]).endswith("WithReorient")
+        self._reader = manager.image_reader_writer_class()
+        self._predictor = nnUNetPredictor(device=place, allow_tqdm=False)
+        self._predictor.manual_initialization(
+            network, manager, configuration, list(model.weights), description, "nnUNetTrainer",
+            model.mirror_axes,
+        )  # fmt: skip
+
+    def segment(self, images: Sequence[Path]) -> np.ndarray[Any, Any]:
+        """Segment one case.
+
+        Args:
+            images: One file a channel, in channel order.
+
+        Returns:
+            Label map `(z, y, x)` with values 0 … n, in the orientation of the model's reader.
+        """
+        array, properties = self._reader.read_images([str(path) for path in images])
+        return np.asarray(self._predictor.predict_single_npy_array(array, properties))
+
+
+def _check_shapes(network: torch.nn.Module, weights: Sequence[dict[str, torch.Tensor]]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    for state in weights:
+        if {name: tuple(tensor.shape) for name, tensor in state.items()} != expected:
+            problem = "The weights of the model do not fit the network that its plans describe."
+            raise ModelError(problem, fix="Copy the whole model folder again.")
+
+
+def read_truth(path: Path) -> np.ndarray[Any, Any]:
+    """Read a label map as `Segmenter.segment` returns one: `(z, y, x)`, reoriented to RAS."""
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
+
+    array, _ = SimpleITKIOWithReorient().read_seg(str(path))
+    return np.asarray(array[0]).astype(np.int32)
+
+
+def segment_with_stock(
+    folder: Path, fold: str, images: Sequence[Path], device: Device
+) -> np.ndarray[Any, Any]:
+    """Segment one case as stock nnU-Net does from a model folder, with all of its own code.
+
+    Args:
+        folder: The model folder.
+        fold: "all" or a number.
+        images: One file a channel.
+        device: Where to compute.
+    """
+    place = (
+        torch.device(device.kind, device.index) if device.kind == "cuda" else torch.device("cpu")
+    )
+    predictor = nnUNetPredictor(device=place, allow_tqdm=False)
+    folds = (fold if fold == "all" else int(fold),)
+    predictor.initialize_from_trained_model_folder(str(folder), folds, "checkpoint_final.pth")
+    reader = predictor.plans_manager.image_reader_writer_class()
+    array, properties = reader.read_images([str(path) for path in images])
+    return np.asarray(predictor.predict_single_npy_array(array, properties))

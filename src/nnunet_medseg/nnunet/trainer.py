@@ -1,0 +1,488 @@
+"""BudgetedTrainer: nnU-Net's trainer, ended by a clock in place of a number of epochs.
+
+The overrides, each with its reason, are few: the loop and the learning rate follow the clock; the
+CPU may compute in bfloat16; data is read without pickle by workers that end with the program;
+checkpoints hold plain types; and nothing is written that names a machine, a path or a case.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_medseg.budget.clock import TrainingClock
+from nnunet_medseg.budget.epochs import (
+    MAX_EPOCHS,
+    MIN_ITERATIONS,
+    PROBE_ITERATIONS,
+    iterations_of_next_epoch,
+    nominal_epoch_s,
+)
+from nnunet_medseg.budget.overhead import Allowance
+from nnunet_medseg.budget.schedule import learning_rate
+from nnunet_medseg.errors import BudgetError, TrainingError
+from nnunet_medseg.hardware import Device
+from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
+from nnunet_medseg.nnunet.environment import loader_count, scrub
+from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
+
+__all__ = ["BudgetedTrainer", "Epoch", "TrainingSetup", "make_trainer"]
+
+# Measured on the hippocampus, 5 minutes on a 2-core CPU: momentum 0.9 with a peak of 0.05 reaches a
+# Dice of 0.85 where nnU-Net's 0.99 and 0.01 reach 0.63.
+PEAK_LEARNING_RATE = 0.05
+MOMENTUM = 0.9
+
+# Compiling takes minutes and speeds up what follows; short trainings do not earn it back. Not yet
+# measured on a GPU.
+COMPILE_FROM_S = 20 * 60.0
+
+VALIDATION_SHARE = 0.03  # of the time; with checkpoints below the 5 % that are promised
+CHECKPOINT_SHARE = 0.015
+VALIDATION_BATCHES = 4
+FORWARD_SHARE = 0.4  # of an iteration's time; a guess until the first look has been timed
+DICE_MEMORY = 0.7  # weight of the past in the shown Dice, which few patches make jump
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a training needs beside plans and data.
+
+    Attributes:
+        device: Where to train.
+        asked_s: The training duration in seconds.
+        seed: Of weights, patches and augmentation.
+        train: Names of the cases that train.
+        watched: Names of held-out cases looked at during training; empty for none.
+        checkpoint: File that a later run goes on from.
+        history: File that takes one JSON line an epoch.
+        log: File that takes what nnU-Net has to say.
+    """
+
+    device: Device
+    asked_s: float
+    seed: int
+    train: tuple[str, ...]
+    watched: tuple[str, ...]
+    checkpoint: Path
+    history: Path
+    log: Path
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What happened in an epoch.
+
+    Attributes:
+        number: 1 for the first.
+        iterations: Of all epochs so far.
+        used_s: Of the budget so far.
+        iteration_s: Seconds an iteration took in this epoch.
+        loss: Mean training loss of the epoch.
+        learning_rate: At its end.
+        patch_dice: Mean foreground Dice on patches of held-out cases, smoothed; None without them.
+            It is not the Dice of whole images.
+    """
+
+    number: int
+    iterations: int
+    used_s: float
+    iteration_s: float
+    loss: float
+    learning_rate: float
+    patch_dice: float | None
+
+
+@dataclass
+class _Progress:
+    """Variables that the training loop updates; with the network's they make a checkpoint."""
+
+    iterations: int = 0
+    iteration_s: float = math.nan
+    patch_dice: float | None = None
+    saved_at_s: float = 0.0
+    validation: Allowance = field(default_factory=lambda: Allowance(VALIDATION_SHARE))
+    checkpoints: Allowance = field(default_factory=lambda: Allowance(CHECKPOINT_SHARE))
+
+
+class _ClockedRate:
+    """Sets the learning rate from the clock; nnU-Net calls `step` as it would a scheduler's."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, share: Callable[[], float]) -> None:
+        self._optimizer = optimizer
+        self._share = share
+
+    def step(self, _: int | None = None) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self._share(), PEAK_LEARNING_RATE)
+
+
+def make_trainer(
+    plans: dict[str, Any], configuration: str, description: dict[str, Any], setup: TrainingSetup
+) -> BudgetedTrainer:
+    """Build a trainer directly, without nnU-Net's search for a class of that name.
+
+    Args:
+        plans: From `plan`.
+        configuration: The configuration to train.
+        description: The dataset.json.
+        setup: Everything else.
+    """
+    kind = torch.device(setup.device.kind)
+    # The constructor pops this key, and fails without it.
+    trainer = BudgetedTrainer(
+        {**plans, "continue_training": False}, configuration, "all", description, kind
+    )
+    trainer.set_up(setup)
+    return trainer
+
+
+class BudgetedTrainer(nnUNetTrainer):
+    """Trains until the clock says that the time is over."""
+
+    setup: TrainingSetup
+    clock: TrainingClock
+
+    # The constructor is nnU-Net's: it reads its own signature, so that nothing can be added to it.
+
+    def set_up(self, setup: TrainingSetup) -> None:
+        """Take what the constructor cannot."""
+        self.setup = setup
+        self.clock = TrainingClock(setup.asked_s)
+        self.num_epochs = MAX_EPOCHS
+        self.progress = _Progress()
+        if setup.device.kind == "cuda":
+            # nnU-Net forces the first GPU.
+            torch.cuda.set_device(setup.device.index)
+            self.device = torch.device("cuda", setup.device.index)
+        self.dataset_class = PreprocessedCases
+
+    # --- the loop ------------------------------------------------------------------------------
+
+    def run_training(
+        self,
+        on_iteration: Callable[[float], None] = lambda _: None,
+        on_epoch: Callable[[Epoch], None] = lambda _: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Train from the start, or from the checkpoint, until the time is over.
+
+        Args:
+            on_iteration: Called after each iteration with the seconds used.
+            on_epoch: Called after each epoch.
+            should_stop: Asked after each iteration; when true, a checkpoint is written and
+                KeyboardInterrupt raised.
+
+        Raises:
+            BudgetError: When the time does not suffice for 20 iterations.
+            TrainingError: When the loss is no longer a number.
+            KeyboardInterrupt: When `should_stop` said so.
+        """
+        self.clock.start()
+        try:
+            self.on_train_start()
+            while (count := self._next_iterations()) and self.current_epoch < MAX_EPOCHS:
+                epoch = self._run_epoch(count, on_iteration, should_stop)
+                on_epoch(epoch)
+            self.save_checkpoint(str(self.setup.checkpoint))
+        finally:
+            self.stop_workers()
+
+    def _next_iterations(self) -> int:
+        if math.isnan(self.progress.iteration_s):
+            return PROBE_ITERATIONS
+        return iterations_of_next_epoch(
+            self.clock.left_s, self.progress.iteration_s, self.clock.asked_s
+        )
+
+    def _run_epoch(
+        self, count: int, on_iteration: Callable[[float], None], should_stop: Callable[[], bool]
+    ) -> Epoch:
+        self.network.train()
+        losses, times = [], []
+        for _ in range(count):
+            started = time.monotonic()
+            losses.append(float(self.train_step(next(self.dataloader_train))["loss"]))
+            times.append(time.monotonic() - started)
+            self.progress.iterations += 1
+            on_iteration(self.clock.used_s)
+            if should_stop():
+                self.save_checkpoint(str(self.setup.checkpoint))
+                raise KeyboardInterrupt
+        is_probe = math.isnan(self.progress.iteration_s)
+        self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
+        self._require_numbers(losses)
+        if is_probe:
+            self._require_enough_time()
+        self.current_epoch += 1
+        self._maybe_validate()
+        self._maybe_save()
+        return self._record(float(np.mean(losses)))
+
+    def _require_numbers(self, losses: list[float]) -> None:
+        if not np.isfinite(losses).all():
+            problem = "The training diverged: the loss is no longer a number."
+            fix = (
+                "Run again with another --seed; if it happens again, check the images' intensities."
+            )
+            raise TrainingError(problem, fix=fix)
+
+    def _require_enough_time(self) -> None:
+        step_s = self.progress.iteration_s
+        if self.progress.iterations + self.clock.left_s / step_s < MIN_ITERATIONS:
+            needed = (self.clock.used_s + MIN_ITERATIONS * step_s) / 60
+            problem = (
+                f"-t {self.setup.asked_s / 60:g} is too short: an iteration takes {step_s:.2f} s "
+                f"on this machine, and fewer than {MIN_ITERATIONS} do not make a model."
+            )
+            fix = f"Use -t {math.ceil(needed * 10) / 10:g} at least; ten times that is sensible."
+            raise BudgetError(problem, fix=fix)
+
+    def _record(self, loss: float) -> Epoch:
+        epoch = Epoch(
+            number=self.current_epoch,
+            iterations=self.progress.iterations,
+            used_s=self.clock.used_s,
+            iteration_s=self.progress.iteration_s,
+            loss=loss,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            patch_dice=self.progress.patch_dice,
+        )
+        with self.setup.history.open("a", encoding="utf-8") as history:
+            history.write(json.dumps(asdict(epoch)) + "\n")
+        return epoch
+
+    # --- one step ------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, _ClockedRate]:
+        """Return SGD with the momentum that short trainings want, and the clocked rate."""
+        optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            PEAK_LEARNING_RATE,
+            weight_decay=self.weight_decay,
+            momentum=MOMENTUM,
+            nesterov=True,
+        )
+        return optimizer, _ClockedRate(optimizer, lambda: self.clock.share)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Do one iteration; on a CPU that has it, in bfloat16 with the loss in float32."""
+        self.lr_scheduler.step()
+        if self.device.type == "cuda":
+            return dict(super().train_step(batch))
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._precision():
+            outputs = self.network(batch["data"])
+        loss = self.loss(_as_float(outputs), batch["target"])
+        loss.backward()
+        # 12, as nnU-Net clips (nnUNetTrainer.py of 2.8.1, train_step).
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 12)
+        self.optimizer.step()
+        return {"loss": loss.detach().numpy()}
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.setup.device.kind == "cpu" and self.setup.device.has_fast_bf16:
+            return torch.autocast("cpu", dtype=torch.bfloat16)
+        return nullcontext()
+
+    def _do_i_compile(self) -> bool:
+        return self.device.type == "cuda" and self.setup.asked_s >= COMPILE_FROM_S
+
+    # --- a look at held-out patches ------------------------------------------------------------
+
+    def _maybe_validate(self) -> None:
+        guess_s = VALIDATION_BATCHES * FORWARD_SHARE * self.progress.iteration_s
+        if self.dataloader_val is None or self.clock.left_s < guess_s:
+            return
+        if not self.progress.validation.permits(self.clock.used_s, guess_s):
+            return
+        started = time.monotonic()
+        dice = self._validate()
+        past = self.progress.patch_dice
+        smooth = dice if past is None else DICE_MEMORY * past + (1 - DICE_MEMORY) * dice
+        self.progress.patch_dice = past if math.isnan(smooth) else smooth
+        self.progress.validation.spend(time.monotonic() - started)
+
+    @torch.no_grad()
+    def _validate(self) -> float:
+        self.network.eval()
+        counts = []
+        for _ in range(VALIDATION_BATCHES):
+            with self._precision():
+                result = self.validation_step(next(self.dataloader_val))
+            counts.append([result["tp_hard"], result["fp_hard"], result["fn_hard"]])
+        true, false, missed = np.sum(counts, axis=0)
+        total = 2 * true + false + missed
+        dice = np.divide(2 * true, total, out=np.full(total.shape, np.nan), where=total > 0)
+        return float(np.nanmean(dice)) if np.isfinite(dice).any() else math.nan
+
+    # --- checkpoints ---------------------------------------------------------------------------
+
+    def _maybe_save(self) -> None:
+        since_s = self.clock.used_s - self.progress.saved_at_s
+        is_due = since_s >= nominal_epoch_s(self.clock.asked_s) / 2
+        if self.current_epoch == 1 or (
+            is_due and self.progress.checkpoints.permits(self.clock.used_s, 0.0)
+        ):
+            self.save_checkpoint(str(self.setup.checkpoint))
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write everything that a later run needs to go on, as tensors and plain types."""
+        started = time.monotonic()
+        content = {
+            **self.network_state(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler else None,
+            "epoch": self.current_epoch,
+            "iterations": self.progress.iterations,
+            "iteration_s": self.progress.iteration_s,
+            "patch_dice": self.progress.patch_dice,
+            "used_s": self.clock.used_s,
+        }
+        write_checkpoint(Path(filename), content)
+        self.progress.saved_at_s = self.clock.used_s
+        self.progress.checkpoints.spend(time.monotonic() - started)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """Go on where a checkpoint was written; the time used before it stays used."""
+        content = read_checkpoint(Path(filename_or_checkpoint))
+        self._bare_network().load_state_dict(content["network_weights"])
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        self.current_epoch = content["epoch"]
+        self.progress.iterations = content["iterations"]
+        self.progress.iteration_s = content["iteration_s"]
+        self.progress.patch_dice = content["patch_dice"]
+        self.progress.saved_at_s = content["used_s"]
+        self.clock.start(used_before_s=content["used_s"])
+
+    def network_state(self) -> dict[str, Any]:
+        """Return weights and mirror axes from memory, named as in a checkpoint."""
+        return {
+            "network_weights": self._bare_network().state_dict(),
+            "mirror_axes": self.inference_allowed_mirroring_axes,
+        }
+
+    def _bare_network(self) -> torch.nn.Module:
+        # A compiled network wraps the one whose names checkpoints use.
+        return cast("torch.nn.Module", getattr(self.network, "_orig_mod", self.network))
+
+    # --- data ----------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Build network, loss and loaders; go on from the checkpoint if there is one.
+
+        nnU-Net also copies files and plots the network here, which nobody would see.
+        """
+        torch.manual_seed(self.setup.seed)
+        # `initialize` looks for the kind of files; ours are read by our class.
+        self.initialize()
+        self.dataset_class = PreprocessedCases
+        if self.setup.checkpoint.is_file():
+            # Loading takes time that the clock already counts.
+            started_s = self.clock.used_s
+            self.load_checkpoint(str(self.setup.checkpoint))
+            self.clock.start(used_before_s=self.clock.used_s + started_s)
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self.set_deep_supervision_enabled(self.enable_deep_supervision)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """Return the training loader, and one of held-out patches or None.
+
+        nnU-Net would start half as many workers again for validation; a few patches now and then
+        are cut in this process.
+        """
+        rotation, dummy_2d, initial_patch, mirror_axes = (
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        scales = self._get_deep_supervision_scales()
+        labels = self.label_manager.foreground_labels
+        patch = self.configuration_manager.patch_size
+        augment = self.get_training_transforms(
+            patch, rotation, scales, mirror_axes, dummy_2d,
+            use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
+            foreground_labels=labels,
+        )  # fmt: skip
+        train = self._loader(SafeLoader, self.setup.train, initial_patch, augment)
+        loader = self._start_workers(train)
+        if not self.setup.watched:
+            return loader, None
+        plain = self.get_validation_transforms(scales, foreground_labels=labels)
+        held_out = self._loader(nnUNetDataLoader, self.setup.watched, patch, plain)
+        return loader, SingleThreadedAugmenter(held_out, None)
+
+    def _loader(
+        self, kind: type[Any], cases: tuple[str, ...], cut: Any, transforms: Any
+    ) -> nnUNetDataLoader:
+        return kind(
+            PreprocessedCases(self.preprocessed_dataset_folder, list(cases)),
+            self.batch_size,
+            cut,
+            self.configuration_manager.patch_size,
+            self.label_manager,
+            oversample_foreground_percent=self.oversample_foreground_percent,
+            transforms=transforms,
+        )
+
+    def _start_workers(self, loader: nnUNetDataLoader) -> NonDetMultiThreadedAugmenter:
+        workers = loader_count(self.setup.device)
+        # After an interruption other patches are to come, not the first ones again.
+        first = self.setup.seed + 1000 * self.current_epoch
+        augmenter = NonDetMultiThreadedAugmenter(
+            data_loader=loader,
+            transform=None,
+            num_processes=workers,
+            num_cached=max(6, workers // 2),
+            seeds=[first + number for number in range(workers)],
+            pin_memory=self.device.type == "cuda",
+            wait_time=0.002,
+        )
+        next(augmenter)
+        return augmenter
+
+    def stop_workers(self) -> None:
+        """End the processes that augment."""
+        if isinstance(self.dataloader_train, NonDetMultiThreadedAugmenter):
+            self.dataloader_train._finish()  # nnU-Net has no other way
+
+    # --- silence -------------------------------------------------------------------------------
+
+    def print_to_log_file(
+        self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True
+    ) -> None:
+        """Write nnU-Net's words, scrubbed, into the log of the run, without a time or a console."""
+        del also_print_to_console, add_timestamp
+        setup = getattr(self, "setup", None)
+        if setup is not None:
+            with setup.log.open("a", encoding="utf-8") as log:
+                log.write(scrub(" ".join(str(arg) for arg in args)) + "\n")
+
+    def _save_debug_information(self) -> None:
+        """Write nothing: nnU-Net's file names the machine and its folders."""
+
+
+def _as_float(outputs: Any) -> Any:
+    if isinstance(outputs, (list, tuple)):
+        return [output.float() for output in outputs]
+    return outputs.float()
+
+
+def read_history(path: Path) -> Iterator[Epoch]:
+    """Read the epochs that a training wrote."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield Epoch(**json.loads(line))

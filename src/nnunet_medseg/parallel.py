@@ -1,0 +1,117 @@
+"""Worker processes that die with the program.
+
+Promises: no worker outlives the process that started it, even when that one is killed; Ctrl-C
+reaches the main process alone; a worker that is killed is an error, never a silent gap.
+Does not promise: an order in time; results come back in the order of the items.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from typing import TypeVar
+
+from nnunet_medseg.errors import TrainingError
+
+__all__ = ["die_with_parent", "map_in_workers", "warm_up"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def die_with_parent() -> None:
+    """In a worker: exit when the parent does, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        watcher = threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True)
+        watcher.start()
+
+
+def _exit_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    # Not sys.exit: a worker that is blocked in a queue would never get there.
+    os._exit(1)
+
+
+def _start_worker(log: Path | None) -> None:
+    die_with_parent()
+    if log is not None:
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+
+
+def _context() -> BaseContext:
+    # A fork server imports the heavy libraries once; forking the main process, with its threads,
+    # is not safe, and spawning pays the imports once a worker.
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+
+
+def warm_up(modules: Sequence[str]) -> None:
+    """Import modules in the fork server, in the background, for the workers to come.
+
+    The environment variables they read must be set before. Does nothing where there is no fork.
+    """
+    context = _context()
+    if context.get_start_method() != "forkserver":
+        return
+    from multiprocessing import forkserver
+
+    context.set_forkserver_preload(list(modules))
+    forkserver.ensure_running()
+
+
+def map_in_workers(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    log: Path | None = None,
+    on_result: Callable[[int], None] = lambda _: None,
+) -> list[Result]:
+    """Apply a function to all items.
+
+    Args:
+        function: A function of a module, not a lambda: it is sent to the workers by name.
+        items: What to apply it to.
+        workers: Number of processes; with 1 the work is done in this process.
+        log: File that takes what the workers print; None leaves it to the terminal.
+        on_result: Called with the number of finished items.
+
+    Returns:
+        The results, in the order of the items.
+
+    Raises:
+        TrainingError: When a worker was killed, as the system does when memory runs out.
+    """
+    if workers <= 1 or len(items) <= 1:
+        results = []
+        for item in items:
+            results.append(function(item))
+            on_result(len(results))
+        return results
+    pool = ProcessPoolExecutor(
+        min(workers, len(items)), _context(), initializer=_start_worker, initargs=(log,)
+    )
+    try:
+        futures = [pool.submit(function, item) for item in items]
+        for done, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            on_result(done)
+        return [future.result() for future in futures]
+    except BrokenProcessPool as broken:
+        problem = "A worker process was killed, most likely because the memory ran out."
+        fix = "Close other programs or take a machine with more memory, then run the same command."
+        raise TrainingError(problem, fix=fix) from broken
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,1 @@
+"""Facts of a run made into what people read."""

@@ -1,0 +1,122 @@
+"""The plain report: `summary.txt`, `metrics.csv` and `case_key.csv`, for the house only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_medseg.bundle.manifest import Manifest
+from nnunet_medseg.console import duration
+from nnunet_medseg.files import write_atomic
+
+__all__ = ["CaseScore", "quality_line", "write_case_key", "write_metrics", "write_summary"]
+
+HOUSE_ONLY = (
+    "For the house only: this file counts or names patients. To be given away: the folder model."
+)
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """Dice of one case by label name; NaN where neither truth nor prediction has the label."""
+
+    case: str
+    dice: dict[str, float]
+    truth_ml: dict[str, float]
+    predicted_ml: dict[str, float]
+
+
+def quality_line(manifest: Manifest) -> str:
+    """Return in one sentence how good the model is, or why nobody knows."""
+    evaluation = manifest.evaluation
+    if evaluation.cases == 0 or evaluation.mean_dice is None:
+        return (
+            "Nothing was held out, so nobody knows how good the model is. For a measured Dice "
+            "train with -f 0, or call some label maps validate."
+        )
+    by_label = ", ".join(
+        f"{label.name} {'none' if dice is None else f'{dice:.3f}'}"
+        for label in manifest.labels
+        for dice in [evaluation.dice.get(label.name)]
+    )
+    return (
+        f"Mean Dice {evaluation.mean_dice:.3f} on {evaluation.cases} of {evaluation.of_cases} "
+        f"held-out cases, whole images ({by_label})."
+    )
+
+
+def write_summary(
+    path: Path, manifest: Manifest, stage_seconds: Mapping[str, float], findings: Sequence[str]
+) -> None:
+    """Write the summary that people read.
+
+    Args:
+        path: Where to.
+        manifest: Every figure of the model.
+        stage_seconds: What each stage took.
+        findings: Warnings of the check, one line each.
+    """
+    training = manifest.training
+    lines = [
+        f"{manifest.name}: {', '.join(label.name for label in manifest.labels)}",
+        HOUSE_ONLY,
+        "",
+        quality_line(manifest),
+        "",
+        f"Training    {duration(training.used_s)} of {duration(training.asked_s)} asked for, "
+        f"{training.iterations} iterations in {training.epochs} epochs",
+        f"            on {training.device} in {training.precision}, seed {training.seed}, "
+        f"configuration {manifest.configuration}",
+        f"Patients    {manifest.split.train_cases} trained, {manifest.split.held_out_cases} held "
+        f"out (fold {manifest.split.fold})",
+        f"Images      {', '.join(manifest.channels)}",
+        "Labels      " + ", ".join(f"{label.name} = {label.value}" for label in manifest.labels),
+        "",
+        "Time of each stage",
+        *(f"  {name:<11}{duration(seconds):>12}" for name, seconds in stage_seconds.items()),
+        "",
+        "Findings of the check",
+        *(f"  {finding}" for finding in findings or ["none"]),
+        "",
+        "With stock nnU-Net",
+        f"  {manifest.stock_command}",
+        f"  {manifest.stock_note}",
+        "",
+        f"Made with {manifest.program}; "
+        + ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+        manifest.intended_use,
+    ]
+    write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def write_metrics(path: Path, labels: Sequence[str], scores: Sequence[CaseScore]) -> None:
+    """Write one row a case and label; an empty Dice means that neither map has the label."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["case", "label", "dice", "truth_ml", "predicted_ml"])
+    for score in scores:
+        for label in labels:
+            dice = score.dice[label]
+            writer.writerow(
+                [
+                    score.case,
+                    label,
+                    "" if math.isnan(dice) else f"{dice:.6f}",
+                    f"{score.truth_ml[label]:.4f}",
+                    f"{score.predicted_ml[label]:.4f}",
+                ]
+            )
+    write_atomic(path, table.getvalue().encode())
+
+
+def write_case_key(path: Path, sources: Mapping[str, str]) -> None:
+    """Write which case is which folder of the user; readable by the owner only."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["case", "folder"])
+    writer.writerows(sorted(sources.items()))
+    write_atomic(path, table.getvalue().encode(), mode=0o600)

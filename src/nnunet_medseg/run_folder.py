@@ -1,0 +1,165 @@
+"""The folder of a run: every path in it by name, the journal of its stages, and the lock.
+
+Promises: a stage is in the journal only when all it writes has been written; the lock of a
+process that died is no lock.
+Does not promise: two machines that share a folder without file locks being kept apart.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from nnunet_medseg.errors import ResumeError
+from nnunet_medseg.files import read_json, write_json
+
+__all__ = [
+    "DATASET_NAME",
+    "Journal",
+    "RunFolder",
+    "StageRecord",
+    "find_runs",
+    "is_writable",
+    "lock",
+]
+
+# nnU-Net wants a number and a name; the user's name is not used, since it would travel in plans.
+DATASET_NAME = "Dataset001_medseg"
+
+FORMAT = 1  # raise it when a stage writes something that an older program cannot read
+LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
+
+
+class StageRecord(BaseModel):
+    """A finished stage: its name and the seconds it took."""
+
+    name: str
+    seconds: float
+
+
+class Journal(BaseModel):
+    """What a run was asked to do, and which stages are finished."""
+
+    format: int = FORMAT
+    program_version: str
+    options: dict[str, Any]
+    dataset_folder: str
+    stages: list[StageRecord] = Field(default_factory=list)
+
+
+class RunFolder:
+    """Paths and journal of one run.
+
+    Attributes:
+        root: The folder; private to the user, since it holds images of patients.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.journal_file = root / "journal.json"
+        self.inventory_file = root / "inventory.json"
+        self.check_file = root / "check.json"
+        self.findings_file = root / "findings.json"
+        self.raw = root / "nnUNet_raw"
+        self.preprocessed = root / "nnUNet_preprocessed"
+        self.dataset = self.preprocessed / DATASET_NAME
+        self.results = root / "nnUNet_results"
+        self.training = root / "training"
+        self.checkpoint_file = self.training / "checkpoint.pth"
+        self.history_file = self.training / "history.jsonl"
+        self.training_file = self.training / "training.json"
+        self.reference_file = self.training / "reference.npz"
+        self.evaluation_file = root / "evaluation.jsonl"
+        self.quality_file = root / "quality.json"
+        self.report = root / "report"
+        self.delivery_file = root / "delivery.json"
+        self.log_file = root / "log.txt"
+
+    def create(self, journal: Journal) -> None:
+        """Make the folder, with an empty list of finished stages."""
+        self.root.parent.mkdir(parents=True, exist_ok=True)
+        self.root.parent.parent.chmod(0o700)
+        self.root.mkdir(mode=0o700)
+        for folder in (self.raw, self.preprocessed, self.results, self.training, self.report):
+            folder.mkdir()
+        self._write(journal)
+
+    def journal(self) -> Journal:
+        """Read the journal.
+
+        Raises:
+            ResumeError: When it is damaged or was written by another version's format.
+        """
+        problem = f"The unfinished run in {self.root} cannot be read by this version."
+        fix = "Use --fresh to discard it and start again; nothing of the dataset is touched."
+        try:
+            journal = Journal.model_validate(read_json(self.journal_file))
+        except (OSError, ValueError, ValidationError) as cause:
+            raise ResumeError(problem, fix=fix) from cause
+        if journal.format != FORMAT:
+            raise ResumeError(problem, fix=fix)
+        return journal
+
+    def _write(self, journal: Journal) -> None:
+        write_json(self.journal_file, journal.model_dump(), mode=0o600)
+
+    def finished_stages(self) -> dict[str, float]:
+        """Return the seconds of each finished stage, by name."""
+        return {stage.name: stage.seconds for stage in self.journal().stages}
+
+    @contextmanager
+    def recording(self, stage: str) -> Iterator[None]:
+        """Write the stage into the journal when the block ends without an error."""
+        started = time.monotonic()
+        yield
+        journal = self.journal()
+        journal.stages.append(StageRecord(name=stage, seconds=time.monotonic() - started))
+        self._write(journal)
+
+
+def find_runs(work_folder: Path) -> tuple[RunFolder, ...]:
+    """Return the unfinished runs in a work folder, by name."""
+    runs = work_folder / "runs"
+    if not runs.is_dir():
+        return ()
+    return tuple(RunFolder(path) for path in sorted(runs.iterdir()) if path.is_dir())
+
+
+@contextmanager
+def lock(work_folder: Path) -> Iterator[None]:
+    """Hold the work folder, so that two commands do not work in it at once.
+
+    Raises:
+        ResumeError: When another living process holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    work_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    held = FileLock(work_folder / "lock")
+    try:
+        held.acquire(timeout=LOCK_WAIT_S)
+    except Timeout as cause:
+        problem = f"Another command is at work in {work_folder}."
+        fix = "Wait until it has finished, or give this one a folder of its own with --work_dir."
+        raise ResumeError(problem, fix=fix) from cause
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def is_writable(folder: Path) -> bool:
+    """Tell whether files can be made in a folder that exists."""
+    probe = folder / f".writable-{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True

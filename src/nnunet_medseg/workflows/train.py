@@ -1,0 +1,248 @@
+"""From a copied dataset to a verified model: the story of a training."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_medseg import console
+from nnunet_medseg.budget.estimate import Workload, expected_s
+from nnunet_medseg.bundle.build import program_version
+from nnunet_medseg.bundle.manifest import Manifest, read_manifest
+from nnunet_medseg.dataset.checked import load_checked
+from nnunet_medseg.dataset.intake import find_dataset
+from nnunet_medseg.errors import FolderError, ModelError, ResumeError, UserError
+from nnunet_medseg.files import ListedFile, list_files, read_json
+from nnunet_medseg.hardware import choose_device, core_count
+from nnunet_medseg.parallel import warm_up
+from nnunet_medseg.run_folder import Journal, RunFolder, is_writable, lock
+from nnunet_medseg.workflows import stages
+from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
+from nnunet_medseg.workflows.stage import Run, Stage, run_stages
+
+__all__ = ["STAGES", "TrainResult", "train"]
+
+STAGES = (
+    Stage("check", stages.check),
+    Stage("convert", stages.convert),
+    Stage("plan", stages.plan),
+    Stage("preprocess", stages.preprocess),
+    Stage("train", stages.train),
+    Stage("evaluate", stages.evaluate),
+    Stage("report", stages.report),
+    Stage("bundle", stages.bundle),
+    Stage("verify", stages.verify),
+    Stage("deliver", stages.deliver),
+    Stage("clean", stages.clean),
+)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training has handed over.
+
+    Attributes:
+        folder: In the output folder; `folder / "model"` may be given away.
+        manifest: Every figure of the model.
+    """
+
+    folder: Path
+    manifest: Manifest
+
+
+def train(
+    input_folder: Path,
+    output_folder: Path,
+    work_folder: Path,
+    *,
+    resume: bool = False,
+    fresh: bool = False,
+    **options: Any,
+) -> TrainResult:
+    """Train a model on the one dataset in a folder.
+
+    Args:
+        input_folder: Holds the dataset. It is only deleted with `delete_input=True`.
+        output_folder: Takes the model, in a folder named after the dataset.
+        work_folder: Takes work in progress; private.
+        resume: Go on with an unfinished run of that name though the options differ, as it began.
+        fresh: Discard an unfinished run of that name.
+        options: Fields of `TrainOptions`; `minutes` is the training duration.
+
+    Returns:
+        Where the model is, and its figures.
+
+    Raises:
+        UserError: When something is wrong that the user can put right; nothing was deleted.
+    """
+    asked = read_train_options(**options)
+    folders = Folders(
+        Path(input_folder).absolute(),
+        Path(output_folder).absolute(),
+        Path(work_folder).absolute(),
+    )
+    _require_folders(folders)
+    with lock(folders.work):
+        run_folder = RunFolder(folders.work / "runs" / asked.dataset_name)
+        if fresh and run_folder.root.exists():
+            shutil.rmtree(run_folder.root)
+        if _is_delivered(run_folder):
+            result = _tidy_up(run_folder, folders)
+            if not _has_dataset(folders.input):
+                return result
+        return _train_in(run_folder, folders, asked, resume=resume)
+
+
+def _require_folders(folders: Folders) -> None:
+    for folder in (folders.output, folders.work):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as cause:
+            problem = f"The folder {folder} cannot be made: {cause.strerror}."
+            raise FolderError(problem, fix="Choose a folder that you may write to.") from cause
+        if not is_writable(folder):
+            problem = f"The folder {folder} cannot be written to."
+            fix = "Give yourself the right to write there, or choose another folder."
+            raise FolderError(problem, fix=fix)
+
+
+def _train_in(
+    run_folder: RunFolder, folders: Folders, asked: TrainOptions, *, resume: bool
+) -> TrainResult:
+    from nnunet_medseg.nnunet.environment import prepare
+
+    dataset_folder = find_dataset(folders.input)
+    prepare(
+        {
+            "nnUNet_raw": run_folder.raw,
+            "nnUNet_preprocessed": run_folder.preprocessed,
+            "nnUNet_results": run_folder.results,
+        }
+    )
+    # The heavy imports of the workers go on while the dataset is checked.
+    warm_up(["nnunet_medseg.nnunet.planning"])
+    options = _open(run_folder, dataset_folder, asked, resume=resume)
+    run = Run(run_folder, dataset_folder, folders, options, choose_device(options.device))
+    run_stages(STAGES, run, _expected_s)
+    return _finish(run)
+
+
+def _finish(run: Run) -> TrainResult:
+    target = stages.delivered_folder(run.folder, run.folders.output)
+    manifest = read_manifest(target / "model")
+    if manifest is None:
+        problem = f"The delivered model in {target} is gone."
+        raise ModelError(problem, fix="Nothing else was deleted. Train again with --fresh.")
+    shutil.rmtree(run.folder.root)
+    return TrainResult(target, manifest)
+
+
+def _expected_s(stage: str, run: Run) -> float | None:
+    if not run.folder.check_file.exists():
+        return None
+    checked = load_checked(run.folder.check_file)
+    work = Workload(
+        len(checked.cases), checked.megavoxels, len(checked.split.evaluate), core_count()
+    )
+    return expected_s(stage, work, run.options.minutes * 60)
+
+
+# --- an unfinished run of the same name --------------------------------------------------------
+
+
+def _open(
+    run_folder: RunFolder, dataset_folder: Path, asked: TrainOptions, *, resume: bool
+) -> TrainOptions:
+    """Make the run's folder, or go on with the one that is there; return the options that hold."""
+    if run_folder.root.exists():
+        before, differences = _compare(run_folder, dataset_folder, asked)
+        files_differ = any(difference.startswith("file") for difference in differences)
+        if not differences:
+            return asked
+        if resume and before is not None and not files_differ:
+            console.detail("going on with the unfinished run as it began")
+            return before
+        if run_folder.checkpoint_file.exists():
+            raise _ask(run_folder, differences, files_differ=files_differ)
+        # Nothing is lost that takes long.
+        shutil.rmtree(run_folder.root)
+    journal = Journal(
+        program_version=program_version(),
+        options=asked.to_json(),
+        dataset_folder=str(dataset_folder),
+    )
+    run_folder.create(journal)
+    return asked
+
+
+def _compare(
+    run_folder: RunFolder, dataset_folder: Path, asked: TrainOptions
+) -> tuple[TrainOptions | None, list[str]]:
+    try:
+        journal = run_folder.journal()
+        before = TrainOptions(**journal.options)
+    except (UserError, TypeError):
+        if run_folder.checkpoint_file.exists():
+            raise
+        return None, ["the journal cannot be read"]
+    differences = [
+        f"{name}: {journal.options[name]} then, {value} now"
+        for name, value in asked.to_json().items()
+        if journal.options[name] != value
+    ]
+    if journal.dataset_folder != str(dataset_folder):
+        differences.append("files: the dataset lay in another folder")
+    elif "check" in run_folder.finished_stages():
+        differences += _compare_files(run_folder, dataset_folder)
+    return before, differences
+
+
+def _compare_files(run_folder: RunFolder, dataset_folder: Path) -> list[str]:
+    def stamps(listed: list[ListedFile]) -> dict[str, ListedFile]:
+        return {item.path: replace(item, sha256="") for item in listed}
+
+    before = stamps([ListedFile(**item) for item in read_json(run_folder.inventory_file)])
+    now = stamps(list(list_files(dataset_folder)))
+    changed = [path for path in before.keys() | now.keys() if before.get(path) != now.get(path)]
+    return [f"file {path}: not as it was" for path in sorted(changed)]
+
+
+def _ask(run_folder: RunFolder, differences: list[str], *, files_differ: bool) -> ResumeError:
+    shown = "; ".join(differences[:5]) + (" …" if len(differences) > 5 else "")
+    problem = f"There is an unfinished run of {run_folder.root.name} that began otherwise: {shown}."
+    if files_differ:
+        fix = "Put the files back, or use --fresh to discard that run and start again."
+    else:
+        fix = "Use --resume to go on with it as it began, or --fresh to discard it and start again."
+    return ResumeError(problem, fix=fix)
+
+
+def _is_delivered(run_folder: RunFolder) -> bool:
+    return run_folder.journal_file.exists() and "deliver" in run_folder.finished_stages()
+
+
+def _has_dataset(folder: Path) -> bool:
+    try:
+        find_dataset(folder)
+    except UserError:
+        return False
+    return True
+
+
+def _tidy_up(run_folder: RunFolder, folders: Folders) -> TrainResult:
+    """Do what a run that was killed after its delivery had left to do."""
+    journal = run_folder.journal()
+    run = Run(
+        run_folder,
+        Path(journal.dataset_folder),
+        folders,
+        TrainOptions(**journal.options),
+        choose_device("cpu"),
+    )
+    console.detail("an earlier run had delivered its model; its cleaning is finished first")
+    if not run.dataset_folder.is_dir():
+        return _finish(run)
+    run_stages(STAGES[-1:], run, lambda *_: None)
+    return _finish(run)
