@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 __all__ = [
@@ -162,7 +162,7 @@ class _LeftColumn(ProgressColumn):
     """Time left: the rest of the budget where seconds are counted, else an estimate."""
 
     def __init__(self, *, is_budget: bool) -> None:
-        super().__init__()
+        super().__init__(table_column=Column(no_wrap=True))
         self._is_budget = is_budget
 
     def render(self, task: Task) -> Text:
@@ -173,13 +173,14 @@ class _LeftColumn(ProgressColumn):
 
 def _make_bar(unit: str | None) -> RichProgress:
     count = "{task.completed:.0f}/{task.total:.0f} " + (unit or "s")
+    one_line = Column(no_wrap=True)
     return RichProgress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn(count),
+        TextColumn("{task.description}", table_column=one_line),
+        BarColumn(bar_width=16),
+        TextColumn(count, table_column=one_line),
         _LeftColumn(is_budget=unit is None),
-        TextColumn("{task.fields[note]}", markup=False),
+        TextColumn("{task.fields[note]}", markup=False, table_column=one_line),
         console=_console(),
         transient=True,
         redirect_stdout=False,

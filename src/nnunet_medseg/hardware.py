@@ -22,6 +22,7 @@ __all__ = [
 
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USAGE = Path("/sys/fs/cgroup/memory.current")
+CGROUP_STATISTICS = Path("/sys/fs/cgroup/memory.stat")
 USABLE_SHARE = 0.7  # of the free memory; the rest is for the main process and the system
 
 
@@ -55,9 +56,17 @@ def free_memory_bytes() -> int:
     if CGROUP_LIMIT.is_file() and CGROUP_USAGE.is_file():
         limit = CGROUP_LIMIT.read_text(encoding="ascii").strip()
         if limit.isdigit():
-            used = int(CGROUP_USAGE.read_text(encoding="ascii"))
+            used = int(CGROUP_USAGE.read_text(encoding="ascii")) - _cached_bytes()
             free = min(free, max(0, int(limit) - used))
     return free
+
+
+def _cached_bytes() -> int:
+    # The kernel counts files it has read as used, and gives that memory back on demand.
+    if not CGROUP_STATISTICS.is_file():
+        return 0
+    lines = CGROUP_STATISTICS.read_text(encoding="ascii").splitlines()
+    return int(dict(line.split() for line in lines).get("inactive_file", 0))
 
 
 def free_disk_bytes(folder: Path) -> int:
@@ -98,7 +107,7 @@ def choose_device(wish: str) -> Device:
 
     kind, _, number = wish.lower().partition(":")
     if kind not in {"auto", "cpu", "cuda"} or (
-        number and not (kind == "cuda" and number.isdigit())
+        number and not (kind == "cuda" and number.isdecimal())
     ):
         problem = f"--device {wish} is not a device."
         raise UsageError(problem, fix="Use auto, cpu, cuda or cuda:0, cuda:1 …")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +83,8 @@ class RunFolder:
 
     def create(self, journal: Journal) -> None:
         """Make the folder, with an empty list of finished stages."""
-        self.root.parent.mkdir(parents=True, exist_ok=True)
-        self.root.parent.parent.chmod(0o700)
+        # The work folder around it may be one that the user shares with others.
+        self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.mkdir(mode=0o700)
         for folder in (self.raw, self.preprocessed, self.results, self.training, self.report):
             folder.mkdir()
@@ -140,7 +140,7 @@ def lock(work_folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    work_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make_private(work_folder)
     held = FileLock(work_folder / "lock")
     try:
         held.acquire(timeout=LOCK_WAIT_S)
@@ -152,6 +152,14 @@ def lock(work_folder: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # An empty folder has no other use; one with files of the user keeps its rights.
+    if not any(folder.iterdir()):
+        with suppress(PermissionError):
+            folder.chmod(0o700)
 
 
 def is_writable(folder: Path) -> bool:

@@ -8,9 +8,14 @@ converted on the way in and out by SimpleITK.
 
 from __future__ import annotations
 
+import gzip
+import math
+import os
+import stat
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -32,12 +37,31 @@ __all__ = [
     "write_volume",
 ]
 
-# Formats that hold one 3D image in a file that SimpleITK reads and writes.
-EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
+# Formats that hold one 3D image in a file, and the one part of SimpleITK that reads and writes
+# each: left to choose, it hands a strange file to every parser it has, and misses `.MHA`.
+FORMATS = {
+    ".nii.gz": "NiftiImageIO",
+    ".nii": "NiftiImageIO",
+    ".nrrd": "NrrdImageIO",
+    ".mha": "MetaImageIO",
+    ".mhd": "MetaImageIO",
+}
+EXTENSIONS = tuple(FORMATS)
 
 # Two grids agree when no corner is further apart than this share of the smallest voxel side:
 # a tenth of a voxel is far below what a label map resolves, and far above rounding in headers.
 GRID_TOLERANCE = 0.1
+
+# Cosine of the angle between two axes, above which a grid counts as sheared: a third of a
+# millimetre over a body, and far above rounding in headers.
+SHEAR_TOLERANCE = 1e-3
+# Sizes of voxels and places of origins beyond any scanner or microscope: a damaged header.
+SIDE_RANGE_MM = (1e-6, 1e6)
+FARTHEST_ORIGIN_MM = 1e9
+
+META_HEADER_BYTES = 1 << 16  # it is text of a few lines
+BLOCK_BYTES = 1 << 16  # of compressed data: unpacked it is a thousand times as much at most
+GZIP_MAGIC = b"\x1f\x8b"
 
 # nnU-Net's readers hold float32 copies of image and label; reading alone needs one more.
 READING_COPIES = 3
@@ -89,18 +113,60 @@ def extension_of(path: Path) -> str | None:
     return next((ending for ending in EXTENSIONS if name.endswith(ending)), None)
 
 
+def _format_of(path: Path) -> str:
+    return FORMATS[str(extension_of(path))]
+
+
 def files_of(path: Path) -> tuple[Path, ...]:
     """Return the files that hold an image: itself, and for `.mhd` the data file beside it."""
-    if extension_of(path) != ".mhd":
+    if _format_of(path) != "MetaImageIO":
         return (path,)
-    # The header is text of a few lines; a damaged one may be anything.
-    for line in path.read_bytes()[:65536].decode("latin-1").splitlines():
-        key, _, value = line.partition("=")
-        name = value.strip()
-        if key.strip() == "ElementDataFile" and name == Path(name).name:
-            beside = path.with_name(name)
-            return (path, beside) if beside.is_file() and not beside.is_symlink() else (path,)
-    return (path,)
+    beside = _data_beside(path, _read_meta_header(path).data_file)
+    return (path,) if beside is None else (path, beside)
+
+
+@dataclass(frozen=True)
+class _MetaHeader:
+    """What the header of a MetaImage file (`.mha`, `.mhd`) says about its voxels.
+
+    Attributes:
+        data_file: Name of the file that holds them, or `LOCAL`.
+        is_packed: Whether they are compressed.
+        packed_bytes: Their compressed length, empty when it is not told.
+        end: Where the header ends, in bytes.
+    """
+
+    data_file: str
+    is_packed: bool
+    packed_bytes: str
+    end: int
+
+
+def _read_meta_header(path: Path) -> _MetaHeader:
+    entries: dict[bytes, bytes] = {}
+    with path.open("rb") as stream:
+        while stream.tell() < META_HEADER_BYTES and b"ElementDataFile" not in entries:
+            key, _, value = stream.readline(META_HEADER_BYTES).partition(b"=")
+            entries[key.strip()] = value.strip()
+            if not key:
+                break
+        end = stream.tell()
+    return _MetaHeader(
+        data_file=os.fsdecode(entries.get(b"ElementDataFile", b"")),
+        is_packed=entries.get(b"CompressedData", b"").lower().startswith((b"t", b"1")),
+        packed_bytes=entries.get(b"CompressedDataSize", b"").decode("latin-1"),
+        end=end,
+    )
+
+
+def _data_beside(path: Path, name: str) -> Path | None:
+    try:
+        beside = path.with_name(name)
+        is_file = stat.S_ISREG(beside.lstat().st_mode)
+    # A damaged header may name anything, even what cannot be a name.
+    except (OSError, ValueError):
+        return None
+    return beside if is_file else None
 
 
 def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
@@ -116,25 +182,43 @@ def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
     """
     import SimpleITK as sitk
 
+    _check_name(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(_format_of(path))
     try:
         reader.ReadImageInformation()
         _check_header(reader, memory_bytes)
+        _check_content(path, reader)
         image = reader.Execute()
     except (RuntimeError, MemoryError, OverflowError) as cause:
         raise _explain(str(cause)) from cause
-    return _from_sitk(image)
+    return _check_grid(_from_sitk(image))
+
+
+def _check_name(path: Path) -> None:
+    # SimpleITK ends the whole process over a name that is no text.
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as cause:
+        problem = "the name of the file or of its folder holds characters that are no text"
+        raise VolumeError("file name", problem, "Rename it.") from cause
 
 
 def _explain(cause: str) -> VolumeError:
-    if "orthonormal" in cause.lower():
-        return VolumeError(
-            "axes not at right angles",
-            "the axes of the image are not at right angles to each other (a sheared affine)",
-            "Resample the image onto a regular grid, for example in 3D Slicer.",
-        )
+    return _sheared() if "orthonormal" in cause.lower() else _unreadable()
+
+
+def _sheared() -> VolumeError:
+    return VolumeError(
+        "axes not at right angles",
+        "the axes of the image are not at right angles to each other (a sheared affine)",
+        "Resample the image onto a regular grid, for example in 3D Slicer.",
+    )
+
+
+def _unreadable() -> VolumeError:
     return VolumeError(
         "unreadable",
         "the file cannot be read: it is damaged, cut short, or not of the format its name says",
@@ -164,6 +248,86 @@ def _check_header(reader: sitk.ImageFileReader, memory_bytes: float) -> None:
         raise VolumeError("too large", problem, "Crop or resample the image, or add memory.")
 
 
+def _check_content(path: Path, reader: sitk.ImageFileReader) -> None:
+    """Look whether all voxels are there and can be unpacked.
+
+    SimpleITK fills a short NIfTI file with zeros, without a word, and never comes back from some
+    damaged MetaImage files.
+    """
+    rules = {"NiftiImageIO": _is_whole_nifti, "MetaImageIO": _is_whole_meta}
+    is_whole = rules.get(reader.GetImageIO(), lambda *_: True)
+    try:
+        if not is_whole(path, reader):
+            raise _unreadable()
+    except VolumeError:
+        raise
+    # What is no number, and what is no stream of the format.
+    except (ValueError, OverflowError, OSError, EOFError, zlib.error) as cause:
+        raise _unreadable() from cause
+
+
+def _is_whole_nifti(path: Path, reader: sitk.ImageFileReader) -> bool:
+    need = math.ceil(float(reader.GetMetaData("vox_offset")))
+    need += math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+    with path.open("rb") as raw:
+        if raw.read(2) != GZIP_MAGIC:
+            return path.stat().st_size >= need
+    length = 0
+    with gzip.open(path) as stream:
+        # One block beyond the need, since the checksum comes with the end of the file.
+        while length <= need and (block := stream.read(BLOCK_BYTES)):
+            length += len(block)
+    return length >= need
+
+
+def _is_whole_meta(path: Path, reader: sitk.ImageFileReader) -> bool:
+    import SimpleITK as sitk
+
+    header = _read_meta_header(path)
+    is_local = header.data_file.upper() == "LOCAL"
+    data = path if is_local else _data_beside(path, header.data_file)
+    if data is None:
+        problem = "the data file that the header names is not beside it"
+        fix = "Copy the file with the voxels (.raw, .zraw) into the same folder."
+        raise VolumeError("no data file", problem, fix)
+    if not header.is_packed:
+        return True
+    voxel_bytes = sitk.Image([1, 1, 1], reader.GetPixelIDValue()).GetSizeOfPixelComponent()
+    need = math.prod(reader.GetSize()) * voxel_bytes
+    with data.open("rb") as stream:
+        stream.seek(header.end if is_local else 0)
+        return _unpacks(stream, int(header.packed_bytes or data.stat().st_size), need)
+
+
+def _unpacks(stream: BinaryIO, packed_bytes: int, need_bytes: int) -> bool:
+    """Tell whether so many bytes of a stream are one zlib stream of the length that is needed."""
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    length = 0
+    while not unpacker.eof and length <= need_bytes and packed_bytes > 0:
+        block = stream.read(min(BLOCK_BYTES, packed_bytes))
+        if not block:
+            return False
+        packed_bytes -= len(block)
+        length += len(unpacker.decompress(block))
+    return unpacker.eof and length >= need_bytes
+
+
+def _check_grid(volume: Volume) -> Volume:
+    low_mm, high_mm = SIDE_RANGE_MM
+    is_sane = (
+        np.isfinite(volume.affine).all()
+        and all(low_mm <= side <= high_mm for side in volume.spacing_mm)
+        and np.abs(volume.affine[:3, 3]).max() <= FARTHEST_ORIGIN_MM
+    )
+    if not is_sane:
+        problem = "the spacing, origin or direction in the header is no usable number"
+        raise VolumeError("header", problem, "Export the file again.")
+    direction = volume.affine[:3, :3] / np.array(volume.spacing_mm[::-1])
+    if np.abs(direction.T @ direction - np.eye(3)).max() > SHEAR_TOLERANCE:
+        raise _sheared()
+    return volume
+
+
 def _from_sitk(image: sitk.Image) -> Volume:
     import SimpleITK as sitk
 
@@ -190,7 +354,8 @@ def write_volume(path: Path, volume: Volume) -> None:
     """Write a volume, compressed where the format allows; the ending decides the format."""
     import SimpleITK as sitk
 
-    sitk.WriteImage(_to_sitk(volume), str(path), useCompression=path.suffix != ".nii")
+    packed = extension_of(path) != ".nii"
+    sitk.WriteImage(_to_sitk(volume), str(path), useCompression=packed, imageIO=_format_of(path))
 
 
 def grid_shift(first: Volume, second: Volume) -> float:

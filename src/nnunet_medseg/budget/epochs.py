@@ -48,7 +48,8 @@ def iterations_of_next_epoch(left_s: float, iteration_s: float, asked_s: float) 
 
     Near the end each epoch takes half of what is left, so that what a change of speed can spoil
     becomes small before the last epoch starts: that one takes at most half of the tolerance, and
-    even a machine that becomes twice as slow in it ends within the tolerance.
+    even a machine that becomes twice as slow in it ends within the tolerance. In a long training
+    that is more than the nominal length, which no epoch exceeds.
 
     Args:
         left_s: Seconds left.
@@ -64,6 +65,7 @@ def iterations_of_next_epoch(left_s: float, iteration_s: float, asked_s: float) 
     # Half an iteration: stopping now and going on are then equally far from the end.
     if left_s < iteration_s / 2:
         return 0
-    if left_s <= tolerance_s(asked_s, iteration_s) / 2:
+    epoch_s = nominal_epoch_s(asked_s)
+    if left_s <= min(tolerance_s(asked_s, iteration_s) / 2, epoch_s):
         return max(1, round(left_s / iteration_s))
-    return max(1, math.floor(min(nominal_epoch_s(asked_s), left_s / 2) / iteration_s))
+    return max(1, math.floor(min(epoch_s, left_s / 2) / iteration_s))

@@ -1,16 +1,12 @@
-"""Find the model in the folder a user names, and what its label values mean."""
+"""Find the model in the folder a user names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from nnunet_medseg.bundle.manifest import read_manifest
-from nnunet_medseg.dataset.labels import Label, LabelMap
 from nnunet_medseg.errors import ModelError
 
-__all__ = ["find_model", "labels_of"]
+__all__ = ["find_model"]
 
 PLACES = ("plans.json", "*/plans.json", "*/*/plans.json")
 
@@ -31,20 +27,3 @@ def find_model(folder: Path) -> Path:
         problem = f"One model is wanted in {folder}; found: {names}."
         raise ModelError(problem, fix=fix)
     return found[0]
-
-
-def labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
-    """Return the labels of a model: the user's values from our manifest, else nnU-Net's own.
-
-    Args:
-        folder: The model folder.
-        description: Its dataset.json.
-    """
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        return tuple(Label(item.name, item.value, item.index) for item in manifest.labels)
-    return tuple(
-        Label(name, value, value)
-        for name, value in sorted(description["labels"].items(), key=lambda item: item[1])
-        if value != 0
-    )

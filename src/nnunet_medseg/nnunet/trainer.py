@@ -226,7 +226,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
         self._require_numbers(losses)
         if is_probe:
-            self._require_enough_time()
+            # The fastest: a machine that is still warming up must not refuse what it could do.
+            self._require_enough_time(min(times))
         self.current_epoch += 1
         self._maybe_validate()
         self._maybe_save()
@@ -240,8 +241,7 @@ class BudgetedTrainer(nnUNetTrainer):
             )
             raise TrainingError(problem, fix=fix)
 
-    def _require_enough_time(self) -> None:
-        step_s = self.progress.iteration_s
+    def _require_enough_time(self, step_s: float) -> None:
         if self.progress.iterations + self.clock.left_s / step_s < MIN_ITERATIONS:
             needed = (self.clock.used_s + MIN_ITERATIONS * step_s) / 60
             problem = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from nnunet_medseg import console
-from nnunet_medseg.bundle.locate import find_model, labels_of
+from nnunet_medseg.bundle.locate import find_model
+from nnunet_medseg.bundle.manifest import read_manifest
 from nnunet_medseg.dataset.case import Finding
 from nnunet_medseg.dataset.convert import from_training_labels
-from nnunet_medseg.dataset.labels import LabelMap
+from nnunet_medseg.dataset.labels import Label, LabelMap
 from nnunet_medseg.dataset.unlabelled import Unlabelled, check_unlabelled, group_images
 from nnunet_medseg.errors import DatasetError, FolderError, VerificationError
 from nnunet_medseg.files import (
@@ -109,7 +110,7 @@ def _predict(
 
         read = read_model(model_folder)
         segmenter = Segmenter(read, choose_device(device))
-    labels = labels_of(model_folder, read.description)
+    labels = _labels_of(model_folder, read.description)
     cases = _find_cases(source, list(read.description["channel_names"].values()))
     listed = _list_images(source, cases)
     fingerprint = hash_file(model_folder / "plans.json") + "".join(
@@ -132,6 +133,23 @@ def _predict(
     record.close()
     log.unlink(missing_ok=True)
     return tuple(output / case.result for case in cases)
+
+
+def _labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
+    """Return the labels of a model: the user's values from our manifest, else nnU-Net's own.
+
+    Args:
+        folder: The model folder.
+        description: Its dataset.json.
+    """
+    manifest = read_manifest(folder)
+    if manifest is not None:
+        return tuple(Label(item.name, item.value, item.index) for item in manifest.labels)
+    return tuple(
+        Label(name, value, value)
+        for name, value in sorted(description["labels"].items(), key=lambda item: item[1])
+        if value != 0
+    )
 
 
 def _find_cases(source: Path, channels: Sequence[str]) -> tuple[Unlabelled, ...]:

@@ -20,7 +20,6 @@ from nnunet_medseg.budget.estimate import evaluation_limit_s
 from nnunet_medseg.bundle.manifest import (
     EvaluationFacts,
     LabelEntry,
-    Manifest,
     SplitFacts,
     TrainingFacts,
     read_manifest,
@@ -39,7 +38,6 @@ from nnunet_medseg.files import ListedFile, delete_listed, list_files, read_json
 from nnunet_medseg.hardware import core_count, free_disk_bytes, free_memory_bytes, workers_for
 from nnunet_medseg.report.summary import (
     CaseScore,
-    quality_line,
     write_case_key,
     write_metrics,
     write_summary,
@@ -229,7 +227,10 @@ def train(run: Run) -> None:
         trainer = make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
     _announce(run)
     _train_with_bar(run, trainer)
-    console.detail(f"{trainer.progress.iterations} iterations in {trainer.current_epoch} epochs")
+    console.detail(
+        f"{trainer.progress.iterations} iterations in {trainer.current_epoch} epochs, "
+        f"{trainer.progress.iteration_s:.2f} s an iteration at the end"
+    )
     _record_training(run, trainer)
 
 
@@ -267,8 +268,8 @@ def _train_with_bar(run: Run, trainer: Any) -> None:
         dice = "" if epoch.patch_dice is None else f", Dice of patches {epoch.patch_dice:.3f}"
         end = datetime.now().astimezone() + timedelta(seconds=max(0.0, asked_s - epoch.used_s))
         notes[0] = (
-            f"epoch {epoch.number}, loss {epoch.loss:.3f}{dice}, rate {epoch.learning_rate:.4f}, "
-            f"{epoch.iteration_s:.2f} s an iteration, ends {end:%H:%M:%S}"
+            f"epoch {epoch.number}, loss {epoch.loss:.3f}{dice}, "
+            f"learning rate {epoch.learning_rate:.4f}, ends {end:%H:%M:%S}"
         )
 
     with (
@@ -560,11 +561,9 @@ def delivered_folder(folder: RunFolder, output: Path) -> Path:
 def clean(run: Run) -> None:
     """Delete the dataset copy, exactly as it was listed; keep and name all else."""
     target = delivered_folder(run.folder, run.folders.output)
-    manifest: Manifest | None = read_manifest(target / "model")
-    if manifest is None:
+    if read_manifest(target / "model") is None:
         problem = f"The delivered model in {target} is gone."
         raise FolderError(problem, fix="Nothing was deleted. Use --fresh to train again.")
-    console.detail(quality_line(manifest))
     if not run.options.delete_input:
         console.detail("the dataset was left where it is")
         return

@@ -1,0 +1,44 @@
+# install · demo · test · check · bench · wheels
+#
+# make install               makes .venv and installs the program into it
+# make install WHEELS=folder installs without a network, from a folder that `make wheels` filled
+# make demo                  trains on made-up images for a minute, and scores the model
+# make test                  all tests, whole runs too
+# make check                 format, lint, types, fast tests
+# make bench DATASET=folder  start-up side by side with stock nnU-Net
+# make wheels                collects every package in the folder wheels, for a closed network
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WHEELS ?=
+OFFLINE := $(if $(WHEELS),--no-index --find-links $(abspath $(WHEELS)))
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet $(OFFLINE) --constraint constraints.txt --editable
+RECIPE := pyproject.toml constraints.txt Makefile
+
+.PHONY: install demo test check bench wheels
+
+install: $(VENV)/installed
+demo: install
+	$(BIN)/medseg demo --root .
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest
+check: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+bench: $(VENV)/installed-dev
+	$(BIN)/python bench/start.py $(DATASET)
+wheels:
+	$(PYTHON) -m pip wheel --quiet --wheel-dir wheels --constraint constraints.txt ".[dev]" "setuptools>=77"
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+$(VENV)/installed: $(RECIPE) | $(VENV)/bin/python
+	$(INSTALL) .
+	touch $@
+$(VENV)/installed-dev: $(RECIPE) | $(VENV)/bin/python
+	$(INSTALL) ".[dev]"
+	touch $@ $(VENV)/installed
