@@ -9,6 +9,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
+NOT_INSTALLED = 69  # EX_UNAVAILABLE of sysexits.h
 
 
 def main() -> int:
@@ -24,7 +25,7 @@ def main() -> int:
             return subprocess.call(command)  # noqa: S603 our own script
         os.execv(command[0], command)  # noqa: S606 our own script
     sys.stderr.write(f"nnunet_medseg is not installed. Install it with: make -C {HERE} install\n")
-    return 9
+    return NOT_INSTALLED
 
 
 if __name__ == "__main__":

@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
+from nnunet_medseg import console
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def console_of_this_test() -> None:
+    """Let the first line of each test bind the output anew: pytest changes the streams."""
+    console._consoles.clear()
 
 
 @pytest.fixture

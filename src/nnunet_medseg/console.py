@@ -6,6 +6,7 @@ one every few seconds, so that a log stays readable.
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,9 @@ def attach(out: TextIO | None = None, err: TextIO | None = None) -> None:
     """Bind the output to streams, so that a later redirection of stdout does not touch it."""
     for name, stream in (("out", out or sys.stdout), ("err", err or sys.stderr)):
         width = None if stream.isatty() else PLAIN_WIDTH
+        if isinstance(stream, io.TextIOWrapper):
+            # A mark that the encoding lacks must not end a training.
+            stream.reconfigure(errors="replace")
         _consoles[name] = Console(file=stream, highlight=False, width=width, soft_wrap=True)
 
 

@@ -89,12 +89,13 @@ def _umask() -> int:
 def write_json(path: Path, content: Any, *, mode: int | None = None) -> None:
     """Write UTF-8 JSON with sorted keys, atomically."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, (text + "\n").encode(), mode=mode)
+    # Half a surrogate stands for a byte of a file name that is no UTF-8; JSON can escape it.
+    write_atomic(path, (text + "\n").encode(errors="backslashreplace"), mode=mode)
 
 
 def read_json(path: Path) -> Any:
-    """Read UTF-8 JSON."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read UTF-8 JSON, with or without the mark that Windows puts before it."""
+    return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 def hash_file(path: Path) -> str:
@@ -161,12 +162,15 @@ def delete_listed(
         folder: The folder that was listed.
         listed: Records with hashes. A file whose size, time or content differs is kept, so is a
             link, and so is whatever was never listed. A file already gone is no problem.
-        keep_root: Whether the folder itself stays even when it is empty.
+        keep_root: Whether the folder itself stays even when it is empty. A folder that may go is
+            no link; one that has become a link since is left alone with all that it leads to.
         on_file: Called after each record, for a progress bar.
 
     Returns:
         Paths, relative to the folder, of all that is still there.
     """
+    if folder.is_symlink() and not keep_root:
+        return tuple(record.path for record in listed)
     parents: set[Path] = set()
     for record in listed:
         path = folder / record.path
@@ -191,7 +195,7 @@ def _is_unchanged(folder: Path, path: Path, record: ListedFile) -> bool:
         return False
     try:
         now = _describe(folder, path, hashed=False)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     return now.same_stamp(record) and hash_file(path) == record.sha256
 

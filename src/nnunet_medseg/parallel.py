@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from nnunet_medseg.errors import TrainingError
 
-__all__ = ["die_with_parent", "map_in_workers", "warm_up"]
+__all__ = ["die_with_parent", "map_in_workers", "run_in_fresh_process", "warm_up"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -30,6 +30,8 @@ Result = TypeVar("Result")
 def die_with_parent() -> None:
     """In a worker: exit when the parent does, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A handler of the main process, which a fork inherits, would only note the signal.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         watcher = threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True)
@@ -115,3 +117,21 @@ def map_in_workers(
         raise TrainingError(problem, fix=fix) from broken
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_in_fresh_process(
+    function: Callable[[Item], Result], argument: Item, *, log: Path
+) -> Future[Result]:
+    """Apply a function in a new interpreter, which shares nothing with this process, and wait.
+
+    Args:
+        function: A function of a module.
+        argument: What to apply it to.
+        log: File that takes what the process prints.
+
+    Returns:
+        The result, or the error: the function's own, or BrokenProcessPool when it was killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log,)) as pool:
+        return pool.submit(function, argument)

@@ -113,6 +113,12 @@ class RunFolder:
         """Return the seconds of each finished stage, by name."""
         return {stage.name: stage.seconds for stage in self.journal().stages}
 
+    def forget(self, stage: str) -> None:
+        """Take a stage out of the journal, so that it runs again."""
+        journal = self.journal()
+        journal.stages = [record for record in journal.stages if record.name != stage]
+        self._write(journal)
+
     @contextmanager
     def recording(self, stage: str) -> Iterator[None]:
         """Write the stage into the journal when the block ends without an error."""

@@ -12,7 +12,9 @@ import gzip
 import math
 import os
 import stat
+import tempfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -62,6 +64,8 @@ FARTHEST_ORIGIN_MM = 1e9
 META_HEADER_BYTES = 1 << 16  # it is text of a few lines
 BLOCK_BYTES = 1 << 16  # of compressed data: unpacked it is a thousand times as much at most
 GZIP_MAGIC = b"\x1f\x8b"
+NIFTI_HEADER_BYTES = (348, 540)  # versions 1 and 2; it is the header's own first number
+NIFTI_FLOAT_BYTES = {"16": 4, "64": 8}  # codes of nifti1.h
 
 # nnU-Net's readers hold float32 copies of image and label; reading alone needs one more.
 READING_COPIES = 3
@@ -119,7 +123,7 @@ def _format_of(path: Path) -> str:
 
 def files_of(path: Path) -> tuple[Path, ...]:
     """Return the files that hold an image: itself, and for `.mhd` the data file beside it."""
-    if _format_of(path) != "MetaImageIO":
+    if extension_of(path) != ".mhd":
         return (path,)
     beside = _data_beside(path, _read_meta_header(path).data_file)
     return (path,) if beside is None else (path, beside)
@@ -178,7 +182,8 @@ def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
 
     Raises:
         VolumeError: When the file is unreadable, truncated, not 3D, has several values a voxel,
-            is too large for the free memory, or has axes that are not at right angles.
+            is too large for the free memory, has axes that are not at right angles, or values
+            that are no numbers.
     """
     import SimpleITK as sitk
 
@@ -194,7 +199,7 @@ def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
         image = reader.Execute()
     except (RuntimeError, MemoryError, OverflowError) as cause:
         raise _explain(str(cause)) from cause
-    return _check_grid(_from_sitk(image))
+    return _check_values(_check_grid(_from_sitk(image)))
 
 
 def _check_name(path: Path) -> None:
@@ -251,33 +256,40 @@ def _check_header(reader: sitk.ImageFileReader, memory_bytes: float) -> None:
 def _check_content(path: Path, reader: sitk.ImageFileReader) -> None:
     """Look whether all voxels are there and can be unpacked.
 
-    SimpleITK fills a short NIfTI file with zeros, without a word, and never comes back from some
-    damaged MetaImage files.
+    SimpleITK fills a short NIfTI file with zeros, and puts a zero for every NaN in one, without
+    a word; and it never comes back from some damaged MetaImage files.
     """
-    rules = {"NiftiImageIO": _is_whole_nifti, "MetaImageIO": _is_whole_meta}
-    is_whole = rules.get(reader.GetImageIO(), lambda *_: True)
+    rule = CONTENT_RULES.get(_format_of(path))
     try:
-        if not is_whole(path, reader):
-            raise _unreadable()
+        is_whole = rule is None or rule(path, reader)
     except VolumeError:
         raise
     # What is no number, and what is no stream of the format.
     except (ValueError, OverflowError, OSError, EOFError, zlib.error) as cause:
         raise _unreadable() from cause
+    if not is_whole:
+        raise _unreadable()
 
 
 def _is_whole_nifti(path: Path, reader: sitk.ImageFileReader) -> bool:
-    need = math.ceil(float(reader.GetMetaData("vox_offset")))
-    need += math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+    missing = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+    voxel_bytes = NIFTI_FLOAT_BYTES.get(reader.GetMetaData("datatype"))
+    lost = 0
     with path.open("rb") as raw:
-        if raw.read(2) != GZIP_MAGIC:
-            return path.stat().st_size >= need
-    length = 0
-    with gzip.open(path) as stream:
-        # One block beyond the need, since the checksum comes with the end of the file.
-        while length <= need and (block := stream.read(BLOCK_BYTES)):
-            length += len(block)
-    return length >= need
+        is_packed = raw.read(2) == GZIP_MAGIC
+    with gzip.open(path) if is_packed else path.open("rb") as stream:
+        order = "<" if int.from_bytes(stream.read(4), "little") in NIFTI_HEADER_BYTES else ">"
+        stream.seek(math.ceil(float(reader.GetMetaData("vox_offset"))))
+        while missing > 0 and (block := stream.read(min(BLOCK_BYTES, missing))):
+            missing -= len(block)
+            if voxel_bytes is not None:
+                whole = block[: len(block) // voxel_bytes * voxel_bytes]
+                lost += _count_lost(np.frombuffer(whole, dtype=f"{order}f{voxel_bytes}"))
+        # The end of a packed file brings its checksum.
+        stream.read(1)
+    if lost:
+        raise _not_finite(lost)
+    return bool(missing == 0)
 
 
 def _is_whole_meta(path: Path, reader: sitk.ImageFileReader) -> bool:
@@ -310,6 +322,27 @@ def _unpacks(stream: BinaryIO, packed_bytes: int, need_bytes: int) -> bool:
         packed_bytes -= len(block)
         length += len(unpacker.decompress(block))
     return unpacker.eof and length >= need_bytes
+
+
+CONTENT_RULES: dict[str, Callable[[Path, sitk.ImageFileReader], bool]] = {
+    "NiftiImageIO": _is_whole_nifti,
+    "MetaImageIO": _is_whole_meta,
+}
+
+
+def _count_lost(values: np.ndarray[Any, Any]) -> int:
+    return int(values.size - np.isfinite(values).sum())
+
+
+def _not_finite(voxels: int) -> VolumeError:
+    problem = f"{voxels} voxels are NaN or infinite"
+    return VolumeError("NaN or Inf", problem, "Replace them by the value of the background.")
+
+
+def _check_values(volume: Volume) -> Volume:
+    if volume.array.dtype.kind == "f" and (lost := _count_lost(volume.array)):
+        raise _not_finite(lost)
+    return volume
 
 
 def _check_grid(volume: Volume) -> Volume:
@@ -352,6 +385,20 @@ def _to_sitk(volume: Volume) -> sitk.Image:
 
 def write_volume(path: Path, volume: Volume) -> None:
     """Write a volume, compressed where the format allows; the ending decides the format."""
+    extension = str(extension_of(path))
+    if path.name.endswith(extension):
+        _write(path, volume)
+        return
+    # SimpleITK knows endings in small letters only, and writes `.MHA` under another name.
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        written = Path(folder, path.name[: -len(extension)] + extension)
+        _write(written, volume)
+        for part in files_of(written)[1:]:
+            part.replace(path.with_name(part.name))
+        written.replace(path)
+
+
+def _write(path: Path, volume: Volume) -> None:
     import SimpleITK as sitk
 
     packed = extension_of(path) != ".nii"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import copy_in  # tests/integration
+from desk import copy_in
 
 from nnunet_medseg.cli.main import exe_predict, exe_train, main
 

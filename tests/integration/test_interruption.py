@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Desk, copy_in  # tests/integration
+from desk import Desk, copy_in
 
 pytestmark = pytest.mark.slow
 

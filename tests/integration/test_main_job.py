@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import PATIENTS, Desk  # tests/integration
+from desk import PATIENTS, Desk
 
 from nnunet_medseg.volume import grid_shift, read_volume, to_ras
 

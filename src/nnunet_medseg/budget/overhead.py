@@ -30,8 +30,11 @@ class Allowance:
             used_s: Seconds of the budget used so far.
             guess_s: What the job may cost, as long as it has not run.
         """
-        cost_s = guess_s if self._last_cost_s is None else self._last_cost_s
-        return self._spent_s + cost_s <= self._share * used_s
+        return self._spent_s + self.cost_s(guess_s) <= self._share * used_s
+
+    def cost_s(self, guess_s: float) -> float:
+        """Return what the job cost last time, or the guess as long as it has not run."""
+        return guess_s if self._last_cost_s is None else self._last_cost_s
 
     def spend(self, cost_s: float) -> None:
         """Account for a run of the job."""

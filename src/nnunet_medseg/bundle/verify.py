@@ -8,20 +8,17 @@ Does not promise: that the segmentation is right; that is what evaluation measur
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from dataclasses import asdict, dataclass
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_medseg.errors import VerificationError
 from nnunet_medseg.hardware import Device
+from nnunet_medseg.parallel import run_in_fresh_process
 
 __all__ = ["MIN_AGREEMENT", "Proof", "verify_in_fresh_process"]
 
 MIN_AGREEMENT = 0.999  # of the voxels; half precision on a GPU is not deterministic to the last bit
-TAIL_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -56,37 +53,26 @@ def verify_in_fresh_process(proof: Proof) -> float:
     Raises:
         VerificationError: When anything differs. Nothing has been deleted then.
     """
-    environment = dict(os.environ)
-    result = subprocess.run(
-        [sys.executable, "-m", "nnunet_medseg.bundle.verify"],
-        input=json.dumps(asdict(proof)),
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    lines = result.stdout.strip().splitlines()
-    if result.returncode != 0 or not lines:
-        cause = lines[-1] if result.returncode == 1 and lines else "the check could not be run"
-        _write_log(Path(proof.log), result.stderr)
+    log = Path(proof.log)
+    checked = run_in_fresh_process(_check, proof, log=log)
+    failure = checked.exception()
+    if failure is None:
+        cause, agreement = checked.result()
+    else:
+        cause, agreement = "the check could not be run", 0.0
+        _write_log(log, "".join(traceback.format_exception(failure)))
+    if cause:
         problem = f"The finished model did not pass its check: {cause}."
         fix = "Nothing was deleted. Run the same command again; the training is kept."
-        raise VerificationError(problem, fix=fix)
-    return float(lines[-1])
+        raise VerificationError(problem, fix=fix) from failure
+    return agreement
 
 
 def _write_log(path: Path, text: str) -> None:
     from nnunet_medseg.nnunet.environment import scrub
 
     with path.open("a", encoding="utf-8") as log:
-        log.write(scrub(text[-TAIL_CHARACTERS:]) + "\n")
-
-
-def _read_proof(text: str) -> Proof:
-    content = json.loads(text)
-    content["device"] = Device(**content["device"])
-    content["images"] = tuple(content["images"])
-    return Proof(**content)
+        log.write(scrub(text) + "\n")
 
 
 def _check(proof: Proof) -> tuple[str, float]:
@@ -120,15 +106,3 @@ def _check(proof: Proof) -> tuple[str, float]:
     if agreement < MIN_AGREEMENT:
         return f"stock nnU-Net agrees on {agreement:.2%} of the voxels only", agreement
     return "", agreement
-
-
-def main() -> int:
-    """Read a proof from standard input; print the agreement, or what is wrong and return 1."""
-    problem, agreement = _check(_read_proof(sys.stdin.read()))
-    sys.stdout.write(f"{problem or agreement}\n")
-    return 1 if problem else 0
-
-
-if __name__ == "__main__":
-    # An uncaught error exits with 1 as well, but prints to the error stream only.
-    raise SystemExit(main())

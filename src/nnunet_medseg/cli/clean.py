@@ -26,13 +26,13 @@ def run(options: argparse.Namespace) -> int:
 
     work = Path(options.work_dir)
     runs = list_runs(work)
-    if not runs:
-        console.detail(f"no unfinished run in {work}")
-        return 0
-    columns = ["run", "finished stages", "size"]
-    console.table("", columns, [[run.name, run.stages, run.size] for run in runs])
     names = [run.name for run in runs] if options.remove_all else options.names
-    if not names:
+    columns = ["run", "finished stages", "size"]
+    if runs:
+        console.table("", columns, [[run.name, run.stages, run.size] for run in runs])
+    else:
+        console.detail(f"no unfinished run in {work}")
+    if runs and not names:
         console.detail("nothing was removed; name the runs to remove, or use --all")
     for name in remove_runs(work, names):
         console.detail(f"removed {name}; the dataset it was made from was not touched")

@@ -18,6 +18,7 @@ from nnunet_medseg.errors import (
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     FolderError,
+    TrainingError,
     UsageError,
     UserError,
 )
@@ -25,6 +26,7 @@ from nnunet_medseg.errors import (
 __all__ = ["Parser", "through_the_door"]
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT}
+MORE_MEMORY = "Close other programs or take a machine with more, then run the same command again."
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -47,10 +49,11 @@ def through_the_door(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         console.error(
             "Interrupted.",
-            "Everything is kept; the same command goes on where it stopped. "
-            "medseg clean removes it.",
+            "Everything is kept; the same command goes on where it stopped.",
         )
         return EXIT_INTERRUPTED
+    except MemoryError:
+        return _tell(TrainingError("The memory ran out.", fix=MORE_MEMORY))
     except OSError as error:
         known = _folder_error(error)
         return _tell(known) if known is not None else _tell_ours(error)

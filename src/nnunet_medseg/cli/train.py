@@ -103,7 +103,6 @@ def _train(
     from nnunet_medseg.report.summary import quality_line
     from nnunet_medseg.workflows.train import train
 
-    console.heading(f"{options.dataset_name}: training for {options.time} minutes")
     result = train(
         source,
         output,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from nnunet_medseg.errors import DatasetError, UserError
 from nnunet_medseg.files import read_json, write_json
 
 __all__ = ["Checked", "Wishes", "check_dataset", "load_checked", "save_checked"]
+
+MAX_SHOWN_VALUES = 10
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,35 @@ def check_dataset(
     findings += [finding for item in inspections for finding in item.findings]
     findings += judge_dataset(dataset.cases, facts)
     has_errors = any(finding.severity == "error" for finding in findings)
+    if not facts:
+        # What can be said about labels and folds without a readable case misleads.
+        return CheckOutcome(None, _worst_first(findings))
     try:
         checked, reason = _settle(dataset, wishes, facts)
     except UserError as error:
         findings.append(Finding("error", "", "options", error.problem, error.fix))
         return CheckOutcome(None, _worst_first(findings), error=None if has_errors else error)
+    findings += _unasked_labels(dataset.cases, facts, checked.labels)
     return CheckOutcome(None if has_errors else checked, _worst_first(findings), reason)
+
+
+def _unasked_labels(
+    cases: Sequence[Case], facts: Sequence[CaseFacts], labels: LabelMap
+) -> Iterator[Finding]:
+    asked = {label.value for label in labels}
+    others = {value for fact in facts for value in fact.label_voxels} - asked
+    if others:
+        shown = ", ".join(str(value) for value in sorted(others)[:MAX_SHOWN_VALUES])
+        more = " …" if len(others) > MAX_SHOWN_VALUES else ""
+        message = f"the label maps also hold {shown}{more}, which -l does not ask for"
+        fix = "Right if these are to be background; otherwise name them with -l."
+        yield Finding("warning", "", "other labels", message, fix)
+    sources = {case.name: case.source for case in cases}
+    for fact in facts:
+        if fact.label_voxels and not asked.intersection(fact.label_voxels):
+            message = "its label map has none of the labels that -l asks for"
+            fix = "Right if the patient has none; otherwise look at the values of the label map."
+            yield Finding("warning", sources[fact.name], "other labels", message, fix)
 
 
 def _settle(dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]) -> tuple[Checked, str]:

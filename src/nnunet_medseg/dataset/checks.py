@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,20 +95,19 @@ def inspect_cases(
 
 def inspect_case(case: Case) -> Inspection:
     """Read the files of a case and apply every rule that looks at one case."""
-    volumes: list[Volume] = []
-    unreadable: list[Finding] = []
+    volumes: dict[Path, Volume] = {}
+    findings: list[Finding] = []
     for path in (*case.images, case.label):
         try:
-            volumes.append(read_volume(path, memory_bytes=free_memory_bytes()))
+            volumes[path] = read_volume(path, memory_bytes=free_memory_bytes())
         except VolumeError as problem:
             message = f"{path.name}: {problem.problem}"
-            unreadable.append(Finding("error", case.source, problem.rule, message, problem.fix))
-    if unreadable:
-        return Inspection(None, tuple(unreadable))
-    findings = [finding for rule in CASE_RULES for finding in rule(case, volumes)]
+            findings.append(Finding("error", case.source, problem.rule, message, problem.fix))
+    # What can be read is judged all the same, so that everything is said in one go.
+    findings += [finding for rule in CASE_RULES for finding in rule(case, volumes)]
     if any(finding.severity == "error" for finding in findings):
         return Inspection(None, tuple(findings))
-    return Inspection(_facts(case, volumes), tuple(findings))
+    return Inspection(_facts(case, list(volumes.values())), tuple(findings))
 
 
 def _facts(case: Case, volumes: Sequence[Volume]) -> CaseFacts:
@@ -141,53 +141,46 @@ def _count_values(array: np.ndarray[Any, Any]) -> dict[int, int]:
 # --- rules on one case -------------------------------------------------------------------------
 
 
-def one_grid(case: Case, volumes: Sequence[Volume]) -> Iterator[Finding]:
+def one_grid(case: Case, volumes: Mapping[Path, Volume]) -> Iterator[Finding]:
     """All files of a case lie on the grid of its first image."""
-    first = volumes[0]
-    for path, other in zip((*case.images, case.label)[1:], volumes[1:], strict=True):
+    grid = case.images[0]
+    if grid not in volumes:
+        return
+    first = volumes[grid]
+    for path, other in volumes.items():
         what = "label map" if path == case.label else "image"
         if other.array.shape != first.array.shape:
             message = (
                 f"the {what} {path.name} has shape {_times(other.array.shape)}, the image "
-                f"{case.images[0].name} has {_times(first.array.shape)} (z, y, x)"
+                f"{grid.name} has {_times(first.array.shape)} (z, y, x)"
             )
             fix = "Export both on the same grid."
             yield Finding("error", case.source, "shape mismatch", message, fix)
         elif (shift := grid_shift(first, other)) > GRID_TOLERANCE:
             message = (
-                f"the {what} {path.name} lies {shift:.2f} voxels away from {case.images[0].name} "
+                f"the {what} {path.name} lies {shift:.2f} voxels away from {grid.name} "
                 f"(spacing, origin or direction differ; {GRID_TOLERANCE} is tolerated)"
             )
             fix = "Resample one onto the grid of the other, for example in 3D Slicer."
             yield Finding("error", case.source, "geometry mismatch", message, fix)
 
 
-def finite_images(case: Case, volumes: Sequence[Volume]) -> Iterator[Finding]:
-    """Images hold numbers, neither NaN nor infinity."""
-    for path, image in zip(case.images, volumes[:-1], strict=True):
-        if image.array.dtype.kind == "f":
-            bad = int(image.array.size - np.isfinite(image.array).sum())
-            if bad:
-                message = f"{path.name} holds {bad} voxels that are NaN or infinite"
-                fix = "Replace them by the value of the background."
-                yield Finding("error", case.source, "NaN or Inf", message, fix)
-
-
-def varying_images(case: Case, volumes: Sequence[Volume]) -> Iterator[Finding]:
+def varying_images(case: Case, volumes: Mapping[Path, Volume]) -> Iterator[Finding]:
     """Images hold more than one value."""
-    for path, image in zip(case.images, volumes[:-1], strict=True):
-        if image.array.min() == image.array.max():
+    for path in case.images:
+        image = volumes.get(path)
+        if image is not None and image.array.min() == image.array.max():
             message = f"{path.name} is {float(image.array.min()):g} everywhere"
             fix = "Export the image again, or remove the patient."
             yield Finding("error", case.source, "constant image", message, fix)
 
 
-def whole_labels(case: Case, volumes: Sequence[Volume]) -> Iterator[Finding]:
+def whole_labels(case: Case, volumes: Mapping[Path, Volume]) -> Iterator[Finding]:
     """Label maps hold whole numbers that are not negative."""
-    array = volumes[-1].array
-    if array.dtype.kind == "f" and not (
-        np.isfinite(array).all() and np.array_equal(array, np.rint(array))
-    ):
+    if case.label not in volumes:
+        return
+    array = volumes[case.label].array
+    if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
         message = f"{case.label.name} holds values that are not whole numbers"
         fix = "Export it as a label map without interpolation (nearest neighbour)."
         yield Finding("error", case.source, "label values", message, fix)
@@ -196,9 +189,8 @@ def whole_labels(case: Case, volumes: Sequence[Volume]) -> Iterator[Finding]:
         yield Finding("error", case.source, "label values", message, "Use values from 0 upwards.")
 
 
-CASE_RULES: tuple[Callable[[Case, Sequence[Volume]], Iterator[Finding]], ...] = (
+CASE_RULES: tuple[Callable[[Case, Mapping[Path, Volume]], Iterator[Finding]], ...] = (
     one_grid,
-    finite_images,
     varying_images,
     whole_labels,
 )

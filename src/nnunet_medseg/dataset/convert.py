@@ -104,6 +104,8 @@ def _write(target: Path, source: Path, grid: Path, labels: LabelMap | None) -> N
     array = volume.array if labels is None else to_training_labels(volume.array, labels)
     # The grids agree within the tolerance; nnU-Net wants them equal.
     on_grid = volume if source == grid else read_volume(grid)
+    # A link left there would lead the writing into the user's file.
+    target.unlink(missing_ok=True)
     write_volume(target, on_grid.with_array(array))
 
 

@@ -109,6 +109,7 @@ def _choose_extensions(
     if extension is None:
         return (DEFAULT_EXTENSION,) if DEFAULT_EXTENSION in found else found
     if extension not in found:
-        problem = f"There is no {extension} file in {folder}; there is {', '.join(found)}."
-        raise DatasetError(problem, fix=f"Leave -e out, or use -e {found[0]}.")
+        shown = " and ".join(found) or "no image"
+        problem = f"There is no {extension} file in {folder}; there is {shown}."
+        raise DatasetError(problem, fix="Leave -e out, or name the ending that is there.")
     return (extension,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunet_medseg.errors import UsageError
@@ -74,9 +74,10 @@ def _parse_item(item: str, text: str) -> LabelWish:
     elif not name or (has_value and not (value.isascii() and value.isdigit())):
         problem = f"-l {text}: '{item}' is not a name, a value or NAME=VALUE."
         raise UsageError(problem, fix="Write for example -l TUMOR=2 or -l LIVER=1,TUMOR=2.")
-    number = int(value) if value else None
+    # Cut off, since Python refuses to read thousands of digits.
+    number = int(value.lstrip("0")[:10] or 0) if value else None
     if number is not None and not 1 <= number <= LARGEST_VALUE:
-        problem = f"-l {text}: {number} cannot be a label value; 0 is the background."
+        problem = f"-l {text}: {value} cannot be a label value; 0 is the background."
         raise UsageError(problem, fix=f"Use a value from 1 to {LARGEST_VALUE}.")
     if name.lower() in RESERVED_NAMES or not name.isprintable():
         problem = f"-l {text}: '{name}' cannot be the name of a label."
@@ -98,7 +99,8 @@ def resolve_labels(
         Labels ordered by value, with indices 1 … n.
 
     Raises:
-        UsageError: When a name could mean several values, or a value is not in the data.
+        UsageError: When a name could mean several values, a value is not in the data, or two
+            values would have one name.
     """
     if wishes:
         pairs = [_resolve(wish, len(wishes) == 1, found, names) for wish in wishes]
@@ -108,7 +110,21 @@ def resolve_labels(
         problem = "-l names one label value twice."
         raise UsageError(problem, fix="Give each structure one name and one value.")
     ordered = sorted(pairs, key=lambda pair: pair[1])
+    _require_usable(ordered)
     return tuple(Label(name, value, index) for index, (name, value) in enumerate(ordered, start=1))
+
+
+def _require_usable(pairs: Sequence[tuple[str, int]]) -> None:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        problem = f"Several label values have the name {', '.join(twice)}."
+        raise UsageError(problem, fix="Name each one with -l, for example -l LIVER=1,TUMOR=2.")
+    too_large = [value for _, value in pairs if value > LARGEST_VALUE]
+    if too_large:
+        problem = f"The label maps hold the value {too_large[0]}, which is too large for a label."
+        fix = f"Name the values to segment with -l; they may go up to {LARGEST_VALUE}."
+        raise UsageError(problem, fix=fix)
 
 
 def _resolve(
@@ -119,14 +135,14 @@ def _resolve(
         by_name = [
             number for number, name in names.items() if name.lower() == str(wish.name).lower()
         ]
-        if by_name:
+        if len(by_name) == 1:
             value = by_name[0]
-        elif is_only and len(found) == 1:
+        elif not by_name and is_only and len(found) == 1:
             value = next(iter(found))
         else:
             raise _which_value(str(wish.name), found, names)
     if value not in found:
-        problem = f"No label map has the value {value} that -l asks for ({_show(found, names)})."
+        problem = f"No label map has the value {value} that -l asks for. {_show(found, names)}"
         raise UsageError(problem, fix="Ask for one of the values that are there.")
     return wish.name or names.get(value, f"label_{value}"), value
 
@@ -142,4 +158,4 @@ def _show(found: Mapping[int, int], names: Mapping[int, str]) -> str:
         f"{value}{f' = {names[value]}' if value in names else ''} (in {cases} of the cases)"
         for value, cases in sorted(found.items())
     ]
-    return f"The label maps hold: {', '.join(shown)}."
+    return f"The label maps hold: {', '.join(shown) or 'nothing but background'}."

@@ -70,7 +70,10 @@ def read_description(folder: Path) -> Description:
         channels = content.get("channel_names", content.get("modality", {}))
         names = tuple(str(channels[key]) for key in sorted(channels, key=int))
         labels, findings = _read_labels(content.get("labels", {}))
-    except (OSError, ValueError, AttributeError, TypeError, KeyError, RecursionError):
+    except (
+        *(OSError, ValueError, RecursionError),  # no file, no JSON, or brackets without end
+        *(AttributeError, TypeError, LookupError, OverflowError),  # JSON, but not what is expected
+    ):
         return Description(findings=(_damaged(),))
     return Description(names, labels, findings)
 
@@ -91,6 +94,7 @@ def _read_labels(labels: dict[str, Any]) -> tuple[dict[int, str], tuple[Finding,
             findings.append(_unusable(str(name)))
         elif int(number) != 0:
             names[int(number)] = str(name)
+    findings += [_reserved(value) for value, name in names.items() if name == "background"]
     return names, tuple(findings)
 
 
@@ -99,6 +103,12 @@ def _unusable(name: str) -> Finding:
         f"the label {name} of dataset.json is a region of several values or marks voxels to ignore"
     )
     fix = "Write one value a structure into the label maps and name these in dataset.json."
+    return Finding("error", "", "label kind", message, fix)
+
+
+def _reserved(value: int) -> Finding:
+    message = f"dataset.json calls the label value {value} background, which is the value 0"
+    fix = "Give the value another name in dataset.json."
     return Finding("error", "", "label kind", message, fix)
 
 

@@ -22,6 +22,7 @@ from nnunet_medseg.volume import (
 __all__ = ["Unlabelled", "check_unlabelled", "group_images"]
 
 NUMBER = re.compile(r"\d{4}$")
+LABEL_NAME = re.compile(r"train|validate|label|seg|segmentation|mask", re.I)
 UNNAMED = "segmentation"  # where a file's name is nothing but the name of its channel
 
 
@@ -44,7 +45,8 @@ def group_images(
     """Sort the images of a folder, and all below, into cases.
 
     With one channel every image is a case. With several, files that differ only in what follows
-    the last underscore belong together: a number (`_0000`, `_0001` …) or a channel's name.
+    the last underscore belong together: a number (`_0000`, `_0001` …) or a channel's name. The
+    label map of a patient folder, beside an image, is passed over.
 
     Args:
         folder: Where to look.
@@ -53,7 +55,7 @@ def group_images(
     Returns:
         The cases, and findings for files that do not make a whole case.
     """
-    files = all_images(folder, EXTENSIONS)
+    files = _without_label_maps(all_images(folder, EXTENSIONS))
     if len(channels) == 1:
         alone = [Unlabelled(path.relative_to(folder).as_posix(), (path,)) for path in files]
         return tuple(alone), ()
@@ -63,10 +65,12 @@ def group_images(
         place = _place_of(path, channels)
         if place is None:
             findings.append(_no_channel(path, folder, channels))
-        else:
-            stem, number = place
-            name = path.with_name(f"{stem or UNNAMED}{extension_of(path)}")
-            groups.setdefault(name.relative_to(folder).as_posix(), {})[number] = path
+            continue
+        stem, number = place
+        name = path.with_name(f"{stem or UNNAMED}{extension_of(path)}")
+        found = groups.setdefault(name.relative_to(folder).as_posix(), {})
+        if found.setdefault(number, path) != path:
+            findings.append(_twice(path, found[number], folder))
     findings += [
         _incomplete(name, found, channels)
         for name, found in groups.items()
@@ -78,6 +82,13 @@ def group_images(
         if len(found) == len(channels)
     )
     return cases, tuple(findings)
+
+
+def _without_label_maps(files: Sequence[Path]) -> list[Path]:
+    # Whole names only: an image may well be called train_07.
+    labels = [path for path in files if LABEL_NAME.fullmatch(stem_of(path))]
+    with_image = {path.parent for path in files if path not in labels}
+    return [path for path in files if path not in labels or path.parent not in with_image]
 
 
 def _place_of(path: Path, channels: Sequence[str]) -> tuple[str, int] | None:
@@ -97,6 +108,12 @@ def _no_channel(path: Path, folder: Path, channels: Sequence[str]) -> Finding:
     message = f"the name does not say which of the {len(channels)} images of the model it is"
     fix = f"End the names in _0000, _0001 …, or in {names}."
     return Finding("error", path.relative_to(folder).as_posix(), "channel", message, fix)
+
+
+def _twice(path: Path, other: Path, folder: Path) -> Finding:
+    message = f"it is the same image of the same case as {other.name}, going by their names"
+    name = path.relative_to(folder).as_posix()
+    return Finding("error", name, "channel", message, "Remove or rename one of the two.")
 
 
 def _incomplete(name: str, found: dict[int, Path], channels: Sequence[str]) -> Finding:

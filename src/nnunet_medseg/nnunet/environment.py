@@ -22,6 +22,18 @@ __all__ = ["chatter", "prepare", "scrub"]
 CORES_A_LOADER_ON_CPU = 4  # the other cores train
 MAX_LOADERS = 12  # nnU-Net's own default, default_n_proc_DA.py of 2.8.1
 
+# Folders are called "Miller, Anna (2)" and "O'Brien": without quotes nobody can tell where such a
+# path ends, so all up to the last separator or image file of the line goes.
+PATHS = re.compile(
+    r"""
+    (?<=['"]) (?:[A-Za-z]:)? [\\/] [^'"\n]* (?=['"])
+    | (?<![\w.<]) (?:[A-Za-z]:)? [\\/] (?=\S)
+      (?: (?:[^'"<>|:\n] | (?<=\w)'(?=\w))* (?:[\\/] | \.(?:nii|gz|nrrd|mha|mhd|dcm)\b) )?
+      [^\s'"<>|:,)]*
+    """,
+    re.VERBOSE,
+)
+
 
 def prepare(folders: Mapping[str, Path] | None = None) -> None:
     """Set the environment of nnU-Net for this process and those it starts.
@@ -56,9 +68,7 @@ def scrub(text: str) -> str:
         >>> scrub("reading /data/Miller_Anna/img.nii.gz")
         'reading <path>'
     """
-    text = re.sub(
-        r"(?<![\w.<])(?:[A-Za-z]:)?[\\/](?:[^\s'\"<>|:]+[\\/])*[^\s'\"<>|:,)]*", "<path>", text
-    )
+    text = PATHS.sub("<path>", text)
     host = platform.node()
     return text.replace(host, "<machine>") if len(host) > 3 else text
 
@@ -67,14 +77,17 @@ class _ScrubbedLog(io.TextIOBase):
     """A text stream that appends scrubbed lines to a file."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def write(self, text: str) -> int:
-        self._file.write(scrub(text))
+        # A logger that was made in the block keeps this stream; what it says later has no place.
+        if not self.closed:
+            self._file.write(scrub(text))
         return len(text)
 
     def flush(self) -> None:
-        self._file.flush()
+        if not self.closed:
+            self._file.flush()
 
     def close(self) -> None:
         # The base class flushes, so the file goes last.

@@ -22,6 +22,8 @@ from nnunet_medseg.nnunet.weights import read_checkpoint
 
 __all__ = ["Model", "Segmenter", "read_model", "read_truth", "segment_with_stock"]
 
+AXES = (0, 1, 2)  # that a prediction may mirror along
+
 
 @dataclass(frozen=True)
 class Model:
@@ -61,12 +63,25 @@ def read_model(folder: Path) -> Model:
         raise ModelError(problem, fix="Copy the whole model folder again.")
     checkpoints = [read_checkpoint(path) for path in files]
     first = checkpoints[0]
-    configuration = str(first.get("init_args", {}).get("configuration"))
+    configuration, axes = _read_arguments(first, files[0])
     check_plans(plans, configuration)
     check_description(description)
-    axes = first.get("inference_allowed_mirroring_axes")
     weights = tuple(checkpoint["network_weights"] for checkpoint in checkpoints)
-    return Model(plans, description, configuration, tuple(axes) if axes else None, weights)
+    return Model(plans, description, configuration, axes, weights)
+
+
+def _read_arguments(
+    checkpoint: Mapping[str, Any], path: Path
+) -> tuple[str, tuple[int, ...] | None]:
+    """Return the configuration and the mirror axes; None for none, as nnU-Net wants it."""
+    arguments = checkpoint.get("init_args")
+    configuration = arguments.get("configuration") if isinstance(arguments, dict) else None
+    axes = checkpoint.get("inference_allowed_mirroring_axes") or ()
+    are_axes = isinstance(axes, (tuple, list)) and all(axis in AXES for axis in axes)
+    if not isinstance(configuration, str) or not are_axes:
+        problem = f"{path} does not say how its weights were trained."
+        raise ModelError(problem, fix="Copy the model folder again, or take another model.")
+    return configuration, tuple(axes) or None
 
 
 class Segmenter:

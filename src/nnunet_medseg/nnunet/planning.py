@@ -114,18 +114,31 @@ def _describe(values: np.ndarray[Any, Any]) -> dict[str, float]:
 
 
 class _Planner(ExperimentPlanner):
-    """nnU-Net's planner, told which axis a dataset of single slices is thin along."""
+    """nnU-Net's planner, told which axis a dataset of single slices is thin along.
+
+    nnU-Net trains 2D only when the axis it puts first has one slice: the one with the largest
+    spacing, resampled to a spacing that may be the smallest of the dataset. A slice that is thick,
+    and as thick in every case, is usual, but not certain.
+    """
+
+    def determine_fullres_target_spacing(self) -> np.ndarray[Any, Any]:
+        target = super().determine_fullres_target_spacing()
+        thin = self._thin_axis()
+        if thin is not None:
+            # A slice of median thickness stays one slice.
+            target[thin] = np.median(np.vstack(self.dataset_fingerprint["spacings"])[:, thin])
+        return np.asarray(target)
 
     def determine_transpose(self) -> tuple[list[int], list[int]]:
-        sizes = np.median(self.dataset_fingerprint["shapes_after_crop"], axis=0)
-        if 1 not in sizes:
-            forward, backward = super().determine_transpose()
-            return [int(axis) for axis in forward], [int(axis) for axis in backward]
-        # nnU-Net puts the axis with the largest spacing first, and trains 2D only when the first
-        # axis has one slice; a thick slice is usual, but not certain.
-        thin = int(np.argmin(sizes))
-        forward = [thin, *(axis for axis in range(3) if axis != thin)]
+        first = self._thin_axis()
+        if first is None:
+            first = int(np.argmax(self.determine_fullres_target_spacing()))
+        forward = [first, *(axis for axis in range(3) if axis != first)]
         return forward, [forward.index(axis) for axis in range(3)]
+
+    def _thin_axis(self) -> int | None:
+        sizes = np.median(self.dataset_fingerprint["shapes_after_crop"], axis=0)
+        return int(np.argmin(sizes)) if 1 in sizes else None
 
 
 def plan(dataset: str, folder: Path) -> str:
@@ -149,6 +162,7 @@ def plan(dataset: str, folder: Path) -> str:
         share = float(np.prod(chosen["patch_size"]) / image_voxels)
         chosen["batch_dice"] = share < SMALL_PATCH_SHARE
     plans["configurations"] = {name: chosen}
+    plans["experiment_planner_used"] = ExperimentPlanner.__name__
     write_json(folder / f"{PLANS_NAME}.json", plans)
     return name
 

@@ -6,7 +6,8 @@ allocates. Nothing is built from plans that have not passed `check_plans`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nnunet_medseg.errors import ModelError
@@ -17,14 +18,15 @@ ARCHITECTURES = {
     f"dynamic_network_architectures.architectures.{place}"
     for place in ("unet.PlainConvUNet", "unet.ResidualEncoderUNet")
 }
-OPERATIONS = {
-    "torch.nn.modules.conv.Conv2d",
-    "torch.nn.modules.conv.Conv3d",
-    "torch.nn.modules.instancenorm.InstanceNorm2d",
-    "torch.nn.modules.instancenorm.InstanceNorm3d",
-    "torch.nn.LeakyReLU",
-    "torch.nn.modules.activation.LeakyReLU",
-    None,
+# What stock plans name; they never use dropout.
+OPERATIONS: dict[str, set[str | None]] = {
+    "conv_op": {"torch.nn.modules.conv.Conv2d", "torch.nn.modules.conv.Conv3d"},
+    "norm_op": {
+        "torch.nn.modules.instancenorm.InstanceNorm2d",
+        "torch.nn.modules.instancenorm.InstanceNorm3d",
+    },
+    "dropout_op": {None},
+    "nonlin": {"torch.nn.LeakyReLU", "torch.nn.modules.activation.LeakyReLU"},
 }
 NAMES = {
     "preprocessor_name": {"DefaultPreprocessor"},
@@ -58,9 +60,11 @@ KEYWORDS = {
     "nonlin_kwargs",
     "deep_supervision",
 }
-# Far beyond what nnU-Net plans, far below what exhausts a machine.
+# Beyond what nnU-Net plans: its largest preset (ResEnc XL, 40 GB) stays below a quarter of that
+# patch; and below what exhausts a machine, since 32 features of such a patch take 4 GiB.
 MAX_STAGES, MAX_FEATURES, MAX_KERNEL, MAX_BLOCKS = 12, 2048, 9, 32
-MAX_PATCH_VOXELS = 1024**3 // 4
+MAX_PATCH_VOXELS = 2**25
+MAX_ARGUMENT = 1000  # of layers and of resampling
 MAX_BATCH, MAX_LABELS, MAX_CHANNELS = 4096, 1024, 256
 
 
@@ -80,46 +84,69 @@ def check_plans(plans: Mapping[str, Any], configuration: str) -> None:
         for scheme in chosen["normalization_schemes"]:
             _one_of("normalization_schemes", scheme, NORMALIZATIONS)
         _check_sizes(chosen)
-        _check_architecture(chosen["architecture"])
+        _check_architecture(chosen["architecture"], len(chosen["patch_size"]))
     except (KeyError, TypeError, AttributeError, ValueError) as cause:
         raise _refused("a missing or malformed entry", str(cause)) from cause
 
 
 def _permutations(plans: Mapping[str, Any]) -> None:
-    for key in ("transpose_forward", "transpose_backward"):
-        if sorted(plans[key]) != [0, 1, 2]:
-            raise _refused(key, plans[key])
+    forward, backward = plans["transpose_forward"], plans["transpose_backward"]
+    if sorted(forward) != [0, 1, 2]:
+        raise _refused("transpose_forward", forward)
+    if backward != [forward.index(axis) for axis in range(3)]:
+        raise _refused("transpose_backward", backward)
 
 
 def _check_sizes(chosen: Mapping[str, Any]) -> None:
-    voxels = 1
-    for size in _integers("patch_size", chosen["patch_size"], 1, 8192):
-        voxels *= size
-    if voxels > MAX_PATCH_VOXELS:
-        raise _refused("patch_size", chosen["patch_size"])
+    patch = _integers("patch_size", chosen["patch_size"], 1, 8192)
+    if math.prod(patch) > MAX_PATCH_VOXELS or len(patch) not in {2, 3}:
+        raise _refused("patch_size", patch)
     _integers("batch_size", [chosen["batch_size"]], 1, MAX_BATCH)
-    for value in chosen["spacing"]:
-        if not 1e-6 < float(value) < 1e4:
-            raise _refused("spacing", chosen["spacing"])
+    spacing = [float(value) for value in chosen["spacing"]]
+    if len(spacing) != len(patch) or not all(1e-6 < value < 1e4 for value in spacing):
+        raise _refused("spacing", spacing)
+    for key in NAMES:
+        if key.startswith("resampling_fn"):
+            _plain(f"{key}_kwargs", chosen[f"{key}_kwargs"])
 
 
-def _check_architecture(architecture: Mapping[str, Any]) -> None:
+def _check_architecture(architecture: Mapping[str, Any], dimensions: int) -> None:
     _one_of("network_class_name", architecture["network_class_name"], ARCHITECTURES)
     keywords = architecture["arch_kwargs"]
     for key in keywords:
         _one_of("arch_kwargs", key, KEYWORDS)
-    for key in architecture["_kw_requires_import"]:
-        _one_of(key, keywords[key], OPERATIONS)
+    # nnU-Net imports what these name; what it does not import it would call as a string.
+    if set(architecture["_kw_requires_import"]) != set(OPERATIONS):
+        raise _refused("_kw_requires_import", architecture["_kw_requires_import"])
+    for key, allowed in OPERATIONS.items():
+        _one_of(key, keywords[key], allowed)
+        if key != "conv_op":
+            _plain(f"{key}_kwargs", keywords[f"{key}_kwargs"])
     stages = _integers("n_stages", [keywords["n_stages"]], 1, MAX_STAGES)[0]
-    features = _integers("features_per_stage", keywords["features_per_stage"], 1, MAX_FEATURES)
-    if len(features) != stages:
-        raise _refused("features_per_stage", features)
+    _of_length(
+        stages, _integers("features_per_stage", keywords["features_per_stage"], 1, MAX_FEATURES)
+    )
     for key in ("kernel_sizes", "strides"):
-        for sizes in keywords[key]:
-            _integers(key, sizes, 1, MAX_KERNEL)
-    for key in ("n_conv_per_stage", "n_blocks_per_stage", "n_conv_per_stage_decoder"):
-        if key in keywords:
-            _integers(key, keywords[key], 1, MAX_BLOCKS)
+        for sizes in _of_length(stages, keywords[key]):
+            _of_length(dimensions, _integers(key, sizes, 1, MAX_KERNEL))
+    blocks = "n_blocks_per_stage" if "n_blocks_per_stage" in keywords else "n_conv_per_stage"
+    _of_length(stages, _integers(blocks, keywords[blocks], 1, MAX_BLOCKS))
+    decoder = keywords["n_conv_per_stage_decoder"]
+    _of_length(stages - 1, _integers("n_conv_per_stage_decoder", decoder, 1, MAX_BLOCKS))
+
+
+def _of_length(length: int, values: Sequence[Any]) -> Sequence[Any]:
+    if len(values) != length:
+        raise _refused("one size a stage or axis", values)
+    return values
+
+
+def _plain(key: str, arguments: Any) -> None:
+    for value in (arguments or {}).values():
+        if value is not None and not (
+            isinstance(value, (bool, int, float)) and abs(value) <= MAX_ARGUMENT
+        ):
+            raise _refused(key, arguments)
 
 
 def check_description(description: Mapping[str, Any]) -> None:
@@ -134,7 +161,8 @@ def check_description(description: Mapping[str, Any]) -> None:
         channels = dict(description["channel_names"])
     except (KeyError, TypeError, ValueError, AttributeError) as cause:
         raise _refused("dataset.json", str(cause)) from cause
-    if sorted(values) != list(range(len(values))) or not 1 <= len(channels) <= MAX_CHANNELS:
+    has_labels = len(values) > 1 and sorted(values) == list(range(len(values)))
+    if not has_labels or not 1 <= len(channels) <= MAX_CHANNELS:
         raise _refused("dataset.json", f"labels {labels}, channels {channels}")
 
 

@@ -34,12 +34,19 @@ from nnunet_medseg.budget.epochs import (
 from nnunet_medseg.budget.overhead import Allowance
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, TrainingError
-from nnunet_medseg.hardware import Device
+from nnunet_medseg.hardware import Device, core_count
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 
-__all__ = ["BudgetedTrainer", "Epoch", "TrainingSetup", "make_trainer"]
+__all__ = [
+    "BudgetedTrainer",
+    "Epoch",
+    "TrainingSetup",
+    "make_trainer",
+    "read_history",
+    "will_compile",
+]
 
 # Measured on the hippocampus, 5 minutes on a 2-core CPU: momentum 0.9 with a peak of 0.05 reaches a
 # Dice of 0.85 where nnU-Net's 0.99 and 0.01 reach 0.63.
@@ -52,6 +59,7 @@ COMPILE_FROM_S = 20 * 60.0
 
 VALIDATION_SHARE = 0.03  # of the time; with checkpoints below the 5 % that are promised
 CHECKPOINT_SHARE = 0.015
+CHECKPOINT_GUESS_S = 0.2
 VALIDATION_BATCHES = 4
 FORWARD_SHARE = 0.4  # of an iteration's time; a guess until the first look has been timed
 DICE_MEMORY = 0.7  # weight of the past in the shown Dice, which few patches make jump
@@ -112,6 +120,7 @@ class _Progress:
 
     iterations: int = 0
     iteration_s: float = math.nan
+    is_measured: bool = False
     patch_dice: float | None = None
     saved_at_s: float = 0.0
     validation: Allowance = field(default_factory=lambda: Allowance(VALIDATION_SHARE))
@@ -150,6 +159,11 @@ def make_trainer(
     return trainer
 
 
+def will_compile(device: Device, asked_s: float) -> bool:
+    """Tell whether the network is compiled: on CUDA, when the budget earns it back."""
+    return device.kind == "cuda" and asked_s >= COMPILE_FROM_S
+
+
 class BudgetedTrainer(nnUNetTrainer):
     """Trains until the clock says that the time is over."""
 
@@ -168,6 +182,9 @@ class BudgetedTrainer(nnUNetTrainer):
             # nnU-Net forces the first GPU.
             torch.cuda.set_device(setup.device.index)
             self.device = torch.device("cuda", setup.device.index)
+            torch.backends.cudnn.benchmark = True
+        # As nnU-Net's own command does (run_training.py of 2.8.1).
+        torch.set_num_threads(1 if setup.device.kind == "cuda" else core_count())
         self.dataset_class = PreprocessedCases
 
     # --- the loop ------------------------------------------------------------------------------
@@ -202,11 +219,12 @@ class BudgetedTrainer(nnUNetTrainer):
             self.stop_workers()
 
     def _next_iterations(self) -> int:
-        if math.isnan(self.progress.iteration_s):
+        step_s = self.progress.iteration_s
+        if math.isnan(step_s):
             return PROBE_ITERATIONS
-        return iterations_of_next_epoch(
-            self.clock.left_s, self.progress.iteration_s, self.clock.asked_s
-        )
+        count = iterations_of_next_epoch(self.clock.left_s, step_s, self.clock.asked_s)
+        # After an interruption the machine may be another, or busier: measure anew.
+        return count if self.progress.is_measured else min(count, PROBE_ITERATIONS)
 
     def _run_epoch(
         self, count: int, on_iteration: Callable[[float], None], should_stop: Callable[[], bool]
@@ -222,7 +240,7 @@ class BudgetedTrainer(nnUNetTrainer):
             if should_stop():
                 self.save_checkpoint(str(self.setup.checkpoint))
                 raise KeyboardInterrupt
-        is_probe = math.isnan(self.progress.iteration_s)
+        is_probe, self.progress.is_measured = not self.progress.is_measured, True
         self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
         self._require_numbers(losses)
         if is_probe:
@@ -299,15 +317,13 @@ class BudgetedTrainer(nnUNetTrainer):
         return nullcontext()
 
     def _do_i_compile(self) -> bool:
-        return self.device.type == "cuda" and self.setup.asked_s >= COMPILE_FROM_S
+        return will_compile(self.setup.device, self.setup.asked_s)
 
     # --- a look at held-out patches ------------------------------------------------------------
 
     def _maybe_validate(self) -> None:
         guess_s = VALIDATION_BATCHES * FORWARD_SHARE * self.progress.iteration_s
-        if self.dataloader_val is None or self.clock.left_s < guess_s:
-            return
-        if not self.progress.validation.permits(self.clock.used_s, guess_s):
+        if self.dataloader_val is None or not self._may_spend(self.progress.validation, guess_s):
             return
         started = time.monotonic()
         dice = self._validate()
@@ -315,6 +331,11 @@ class BudgetedTrainer(nnUNetTrainer):
         smooth = dice if past is None else DICE_MEMORY * past + (1 - DICE_MEMORY) * dice
         self.progress.patch_dice = past if math.isnan(smooth) else smooth
         self.progress.validation.spend(time.monotonic() - started)
+
+    def _may_spend(self, allowance: Allowance, guess_s: float) -> bool:
+        """Tell whether a side job fits its share, and what is left of the time."""
+        fits = allowance.cost_s(guess_s) < self.clock.left_s
+        return fits and allowance.permits(self.clock.used_s, guess_s)
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -335,7 +356,7 @@ class BudgetedTrainer(nnUNetTrainer):
         since_s = self.clock.used_s - self.progress.saved_at_s
         is_due = since_s >= nominal_epoch_s(self.clock.asked_s) / 2
         if self.current_epoch == 1 or (
-            is_due and self.progress.checkpoints.permits(self.clock.used_s, 0.0)
+            is_due and self._may_spend(self.progress.checkpoints, CHECKPOINT_GUESS_S)
         ):
             self.save_checkpoint(str(self.setup.checkpoint))
 
@@ -351,6 +372,8 @@ class BudgetedTrainer(nnUNetTrainer):
             "iteration_s": self.progress.iteration_s,
             "patch_dice": self.progress.patch_dice,
             "used_s": self.clock.used_s,
+            "validation_s": self.progress.validation.spent_s,
+            "checkpoints_s": self.progress.checkpoints.spent_s,
         }
         write_checkpoint(Path(filename), content)
         self.progress.saved_at_s = self.clock.used_s
@@ -368,6 +391,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.iteration_s = content["iteration_s"]
         self.progress.patch_dice = content["patch_dice"]
         self.progress.saved_at_s = content["used_s"]
+        self.progress.validation = Allowance(VALIDATION_SHARE, content["validation_s"])
+        self.progress.checkpoints = Allowance(CHECKPOINT_SHARE, content["checkpoints_s"])
         self.clock.start(used_before_s=content["used_s"])
 
     def network_state(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Checkpoints: written through a buffer, read without the full unpickler, hashed tensor by tensor.
 
 Promises: a checkpoint holds tensors and plain types only; reading one runs no code from it; an
-archive that unpacks to more than it weighs is refused before memory is taken.
+archive that unpacks to more than it weighs is refused before memory is taken, and so is a tensor
+that claims more than is stored of it.
 Does not promise: that a stranger's weights segment well.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ from nnunet_medseg.errors import ModelError
 from nnunet_medseg.files import write_atomic
 
 __all__ = ["hash_tensors", "read_checkpoint", "write_checkpoint"]
+
+ZIP_START = b"PK\x03\x04"
 
 
 class _Inert:
@@ -40,6 +44,24 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Inert, "numpy.core.multiarray.scalar"),
     (_Inert, "numpy.dtype"),
 ]
+
+# What zip, torch's archive reader and its restricted unpickler raise on files that are damaged or
+# made to harm; a stack that runs empty is an IndexError, a forged size a MemoryError.
+UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+)
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -63,27 +85,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError as cause:
         problem = f"The model has no file {path}."
         raise ModelError(problem, fix=fix) from cause
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as cause:
+    except UNREADABLE as cause:
         problem = f"{path} is not a checkpoint that can be read safely."
         raise ModelError(problem, fix=fix) from cause
-    if not isinstance(content, dict) or not isinstance(content.get("network_weights"), dict):
+    if not isinstance(content, dict) or not _are_tensors(content.get("network_weights")):
         problem = f"{path} holds no network weights."
         raise ModelError(problem, fix=fix)
     return content
 
 
+def _are_tensors(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(
+        isinstance(name, str)
+        and isinstance(tensor, torch.Tensor)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.nbytes <= tensor.untyped_storage().nbytes()
+        for name, tensor in weights.items()
+    )
+
+
 def _check_archive(path: Path) -> None:
     size = path.stat().st_size
+    with path.open("rb") as stream:
+        # Anything else torch would read as its format of 2018, which has no directory to check.
+        if stream.read(len(ZIP_START)) != ZIP_START:
+            problem = "the file is not an archive"
+            raise ValueError(problem)
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     unpacked = sum(entry.file_size for entry in entries)

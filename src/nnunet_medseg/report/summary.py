@@ -33,20 +33,23 @@ class CaseScore:
 def quality_line(manifest: Manifest) -> str:
     """Return in one sentence how good the model is, or why nobody knows."""
     evaluation = manifest.evaluation
-    if evaluation.cases == 0 or evaluation.mean_dice is None:
+    if evaluation.cases == 0:
         return (
             "Nothing was held out, so nobody knows how good the model is. For a measured Dice "
             "train with -f 0, or call some label maps validate."
+        )
+    cases = f"{evaluation.cases} of {evaluation.of_cases} held-out cases"
+    if evaluation.mean_dice is None:
+        return (
+            f"No Dice: on {cases}, neither the label maps nor the model's segmentations show any "
+            "of the labels, so nobody knows how good the model is."
         )
     by_label = ", ".join(
         f"{label.name} {'none' if dice is None else f'{dice:.3f}'}"
         for label in manifest.labels
         for dice in [evaluation.dice.get(label.name)]
     )
-    return (
-        f"Mean Dice {evaluation.mean_dice:.3f} on {evaluation.cases} of {evaluation.of_cases} "
-        f"held-out cases, whole images ({by_label})."
-    )
+    return f"Mean Dice {evaluation.mean_dice:.3f} on {cases}, whole images ({by_label})."
 
 
 def write_summary(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_medseg.errors import UsageError, UserError
-from nnunet_medseg.files import list_files
+from nnunet_medseg.files import list_files, read_json
 from nnunet_medseg.run_folder import RunFolder, find_runs, lock
 
-__all__ = ["UnfinishedRun", "list_runs", "remove_runs"]
+__all__ = ["UnfinishedRun", "discard_run", "list_runs", "remove_runs"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,16 @@ def _size(folder: Path) -> str:
     return f"{sum(item.size_bytes for item in list_files(folder)) / 1e6:.0f} MB"
 
 
+def discard_run(run: RunFolder) -> None:
+    """Remove an unfinished run, and what it had begun to build in the output folder."""
+    if run.delivery_file.exists():
+        hidden = Path(read_json(run.delivery_file)["hidden"])
+        # A delivered model has another name by now; it stays.
+        if hidden.is_dir():
+            shutil.rmtree(hidden)
+    shutil.rmtree(run.root)
+
+
 def remove_runs(work_folder: Path, names: Sequence[str]) -> tuple[str, ...]:
     """Remove unfinished runs; the user's datasets are not touched.
 
@@ -63,5 +73,5 @@ def remove_runs(work_folder: Path, names: Sequence[str]) -> tuple[str, ...]:
             problem = f"There is no unfinished run {', '.join(missing)} in {work_folder}."
             raise UsageError(problem, fix=f"There is: {', '.join(runs) or 'none'}.")
         for name in names:
-            shutil.rmtree(runs[name].root)
+            discard_run(runs[name])
     return tuple(names)

@@ -1,4 +1,4 @@
-"""Ctrl-C as a flag, so that training can finish its iteration and write a checkpoint."""
+"""Ctrl-C and SIGTERM as a flag: training finishes its iteration and writes a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ __all__ = ["InterruptFlag"]
 
 
 class InterruptFlag:
-    """While entered: the first Ctrl-C sets a flag, the second stops at once."""
+    """While entered: the first Ctrl-C or SIGTERM sets a flag, the second stops at once.
+
+    Schedulers of batch systems send SIGTERM some seconds before they kill.
+    """
 
     def __init__(self) -> None:
         self._is_set = False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def is_set(self) -> bool:
         """Tell whether Ctrl-C came."""
@@ -24,12 +27,13 @@ class InterruptFlag:
     def __enter__(self) -> InterruptFlag:
         # Python delivers signals to the main thread only; elsewhere the caller handles them.
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            for kind in (signal.SIGINT, signal.SIGTERM):
+                self._before[kind] = signal.signal(kind, self._on_signal)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
 
     def _on_signal(self, _: int, __: FrameType | None) -> None:
         if self._is_set:

@@ -18,7 +18,7 @@ from nnunet_medseg.dataset.case import Finding
 from nnunet_medseg.dataset.convert import from_training_labels
 from nnunet_medseg.dataset.labels import Label, LabelMap
 from nnunet_medseg.dataset.unlabelled import Unlabelled, check_unlabelled, group_images
-from nnunet_medseg.errors import DatasetError, FolderError, VerificationError
+from nnunet_medseg.errors import DatasetError, FolderError, ModelError, VerificationError
 from nnunet_medseg.files import (
     ListedFile,
     delete_listed,
@@ -144,6 +144,10 @@ def _labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
     """
     manifest = read_manifest(folder)
     if manifest is not None:
+        indices = sorted(item.index for item in manifest.labels)
+        if indices != sorted(value for value in description["labels"].values() if value != 0):
+            problem = f"The manifest and the dataset.json in {folder} name different labels."
+            raise ModelError(problem, fix="Copy the whole model folder again.")
         return tuple(Label(item.name, item.value, item.index) for item in manifest.labels)
     return tuple(
         Label(name, value, value)

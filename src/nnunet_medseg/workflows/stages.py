@@ -32,7 +32,7 @@ from nnunet_medseg.dataset.raw_layout import (
     read_cases,
     write_description,
 )
-from nnunet_medseg.errors import FolderError
+from nnunet_medseg.errors import FolderError, VerificationError
 from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
 from nnunet_medseg.files import ListedFile, delete_listed, list_files, read_json, write_json
 from nnunet_medseg.hardware import core_count, free_disk_bytes, free_memory_bytes, workers_for
@@ -75,7 +75,9 @@ def check(run: Run) -> None:
         console.warn(f"{link} is a link; links are not followed")
     checked, findings = examine(run.dataset_folder, run.options)
     _require_disk(run, checked)
-    lines = [f"{item.case}: {item.message}" if item.case else item.message for item in findings]
+    # What is delivered calls patients by our names only.
+    names = {case.source: case.name for case in checked.cases}
+    lines = [f"{names.get(item.case, 'dataset')}: {item.message}" for item in findings]
     write_json(run.folder.findings_file, lines, mode=0o600)
     save_checked(run.folder.check_file, checked)
 
@@ -155,7 +157,7 @@ def _say_workers(run: Run, shapes: Sequence[tuple[int, ...]], items: int) -> int
     workers = workers_for(need, items)
     console.detail(
         f"{workers} worker{'s' * (workers != 1)}: {core_count()} cores, "
-        f"{free_memory_bytes() / 1e9:.1f} GB free, the largest case needs {need / 1e9:.1f} GB"
+        f"{free_memory_bytes() / 1e9:.1f} GB free, the largest case needs {need / 1e6:.0f} MB"
     )
     return workers
 
@@ -235,8 +237,15 @@ def train(run: Run) -> None:
 
 
 def _announce(run: Run) -> None:
+    from nnunet_medseg.nnunet.trainer import will_compile
+
     precision = precision_of(run)
-    console.detail(f"training on {run.device.name} in {precision}")
+    compiled = (
+        ", compiled first, which takes minutes"
+        if will_compile(run.device, run.options.minutes * 60)
+        else ""
+    )
+    console.detail(f"training on {run.device.name} in {precision}{compiled}")
     if run.device.kind == "cpu":
         console.detail("a GPU does many times as many iterations in the same minutes")
     now = datetime.now().astimezone()
@@ -294,7 +303,9 @@ def _record_training(run: Run, trainer: Any) -> None:
         state = trainer.network_state()
         tensors = hash_tensors(state["network_weights"])
         model = _model(run, state)
-        labels = _segmenter(model, run).segment(case.images)
+        segmenter = _segmenter(model, run)
+        started = time.monotonic()
+        labels = segmenter.segment(case.images)
     np.savez_compressed(run.folder.reference_file, labels=labels)
     content = read_checkpoint(run.folder.checkpoint_file)
     record = {
@@ -304,6 +315,7 @@ def _record_training(run: Run, trainer: Any) -> None:
         "epochs": content["epoch"],
         "final_loss": last.loss,
         "tensors": tensors,
+        "reference_s": time.monotonic() - started,
         "reference_images": [str(path) for path in case.images],
     }
     write_json(run.folder.training_file, record)
@@ -477,11 +489,12 @@ def _name_hidden(run: Run) -> None:
     if not run.folder.delivery_file.exists():
         # The token keeps two work folders that share an output folder apart.
         name = f".{run.options.dataset_name}.unfinished-{secrets.token_hex(4)}"
-        write_json(run.folder.delivery_file, {"hidden": name, "target": None})
+        record = {"hidden": str(run.folders.output / name), "target": None}
+        write_json(run.folder.delivery_file, record, mode=0o600)
 
 
 def _hidden(run: Run) -> Path:
-    return run.folders.output / str(read_json(run.folder.delivery_file)["hidden"])
+    return Path(read_json(run.folder.delivery_file)["hidden"])
 
 
 def _manifest_facts(run: Run) -> dict[str, Any]:
@@ -528,7 +541,12 @@ def verify(run: Run) -> None:
         device=run.device,
         log=str(run.folder.log_file),
     )
-    agreement = verify_in_fresh_process(proof)
+    try:
+        agreement = verify_in_fresh_process(proof)
+    except VerificationError:
+        # The next try builds the folder anew; a damaged one would fail for ever.
+        run.folder.forget("bundle")
+        raise
     console.detail(
         f"{len(proof.tensors)} tensors are bit-identical; stock nnU-Net agrees on {agreement:.2%} "
         "of the voxels of a case"
@@ -545,22 +563,22 @@ def deliver(run: Run) -> None:
     number = 1
     while True:
         name = run.options.dataset_name + (f"_{number}" if number > 1 else "")
-        target = run.folders.output / name
+        target = hidden.parent / name
         if not target.exists():
-            write_json(run.folder.delivery_file, {"hidden": hidden.name, "target": name})
+            write_json(run.folder.delivery_file, record | {"target": str(target)}, mode=0o600)
             hidden.rename(target)
             return
         number += 1
 
 
-def delivered_folder(folder: RunFolder, output: Path) -> Path:
+def delivered_folder(folder: RunFolder) -> Path:
     """Return where a run has delivered its model."""
-    return output / str(read_json(folder.delivery_file)["target"])
+    return Path(read_json(folder.delivery_file)["target"])
 
 
 def clean(run: Run) -> None:
     """Delete the dataset copy, exactly as it was listed; keep and name all else."""
-    target = delivered_folder(run.folder, run.folders.output)
+    target = delivered_folder(run.folder)
     if read_manifest(target / "model") is None:
         problem = f"The delivered model in {target} is gone."
         raise FolderError(problem, fix="Nothing was deleted. Use --fresh to train again.")
@@ -592,8 +610,9 @@ def _say_deleted(run: Run, listed: int, kept: tuple[str, ...]) -> None:
     known = {item["path"] for item in read_json(run.folder.inventory_file)}
     deleted = listed - len(known.intersection(kept))
     console.detail(f"deleted: {deleted} files of the dataset copy")
+    around = {run.dataset_folder, *run.dataset_folder.parents}
     beside: list[str] = []
     if run.dataset_folder != run.folders.input:
-        beside = [path.name for path in run.folders.input.iterdir()]
+        beside = [path.name for path in run.folders.input.iterdir() if path not in around]
     for name in [*kept, *beside][:20]:
         console.warn(f"kept, since it is new, changed, or beside the dataset: {name}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_medseg import console
-from nnunet_medseg.budget.estimate import Workload, expected_s
+from nnunet_medseg.budget.estimate import Workload, evaluation_limit_s, expected_s
 from nnunet_medseg.bundle.build import program_version
 from nnunet_medseg.bundle.manifest import Manifest, read_manifest
 from nnunet_medseg.dataset.checked import load_checked
@@ -19,6 +19,7 @@ from nnunet_medseg.hardware import choose_device, core_count
 from nnunet_medseg.parallel import warm_up
 from nnunet_medseg.run_folder import Journal, RunFolder, is_writable, lock
 from nnunet_medseg.workflows import stages
+from nnunet_medseg.workflows.clean import discard_run
 from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
 from nnunet_medseg.workflows.stage import Run, Stage, run_stages
 
@@ -83,11 +84,12 @@ def train(
         Path(output_folder).absolute(),
         Path(work_folder).absolute(),
     )
+    console.heading(f"{asked.dataset_name}: training for {asked.minutes:g} minutes")
     _require_folders(folders)
     with lock(folders.work):
         run_folder = RunFolder(folders.work / "runs" / asked.dataset_name)
         if fresh and run_folder.root.exists():
-            shutil.rmtree(run_folder.root)
+            discard_run(run_folder)
         if _is_delivered(run_folder):
             result = _tidy_up(run_folder, folders)
             if not _has_dataset(folders.input):
@@ -96,9 +98,9 @@ def train(
 
 
 def _require_folders(folders: Folders) -> None:
-    for folder in (folders.output, folders.work):
+    for folder, mode in ((folders.output, 0o777), (folders.work, 0o700)):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode, parents=True, exist_ok=True)
         except OSError as cause:
             problem = f"The folder {folder} cannot be made: {cause.strerror}."
             raise FolderError(problem, fix="Choose a folder that you may write to.") from cause
@@ -130,7 +132,7 @@ def _train_in(
 
 
 def _finish(run: Run) -> TrainResult:
-    target = stages.delivered_folder(run.folder, run.folders.output)
+    target = stages.delivered_folder(run.folder)
     manifest = read_manifest(target / "model")
     if manifest is None:
         problem = f"The delivered model in {target} is gone."
@@ -146,6 +148,9 @@ def _expected_s(stage: str, run: Run) -> float | None:
     work = Workload(
         len(checked.cases), checked.megavoxels, len(checked.split.evaluate), core_count()
     )
+    if stage == "evaluate" and run.folder.training_file.exists():
+        a_case_s = float(read_json(run.folder.training_file)["reference_s"])
+        return min(evaluation_limit_s(run.options.minutes * 60), work.evaluated * a_case_s)
     return expected_s(stage, work, run.options.minutes * 60)
 
 
@@ -167,7 +172,7 @@ def _open(
         if run_folder.checkpoint_file.exists():
             raise _ask(run_folder, differences, files_differ=files_differ)
         # Nothing is lost that takes long.
-        shutil.rmtree(run_folder.root)
+        discard_run(run_folder)
     journal = Journal(
         program_version=program_version(),
         options=asked.to_json(),

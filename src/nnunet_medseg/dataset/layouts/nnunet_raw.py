@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
-from nnunet_medseg.dataset.layouts.listing import image_files, stem_of
+from nnunet_medseg.dataset.layouts.listing import image_files, stem_of, subfolders
 from nnunet_medseg.dataset.raw_layout import read_description
 
 __all__ = ["NAME", "read", "recognise"]
@@ -17,15 +17,18 @@ CHANNEL_STEM = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})$")
 
 def recognise(folder: Path, extensions: tuple[str, ...]) -> bool:  # noqa: ARG001 every layout has it
     """Tell whether there are images and labels for training under nnU-Net's names."""
-    return (folder / "imagesTr").is_dir() and (folder / "labelsTr").is_dir()
+    return {"imagesTr", "labelsTr"} <= {path.name for path in subfolders(folder)}
 
 
 def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     """List the cases, and what does not fit the convention."""
     description = read_description(folder)
     findings = list(description.findings)
-    images, strays = _group_channels(image_files(folder / "imagesTr", extensions))
-    labels = {stem_of(path): path for path in image_files(folder / "labelsTr", extensions)}
+    image_paths = image_files(folder / "imagesTr", extensions)
+    label_paths = image_files(folder / "labelsTr", extensions)
+    findings += [_twice(path) for paths in (image_paths, label_paths) for path in _twins(paths)]
+    images, strays = _group_channels(image_paths)
+    labels = {stem_of(path): path for path in label_paths}
     findings += [_stray(path) for path in strays]
     findings += [
         _alone(case, "label map", "image") for case in sorted(labels.keys() - images.keys())
@@ -58,6 +61,16 @@ def _group_channels(files: list[Path]) -> tuple[dict[str, dict[int, Path]], list
         else:
             grouped.setdefault(match["case"], {})[int(match["channel"])] = path
     return grouped, strays
+
+
+def _twins(files: list[Path]) -> list[Path]:
+    stems = [stem_of(path) for path in files]
+    return [path for place, path in enumerate(files) if stems[place] in stems[:place]]
+
+
+def _twice(path: Path) -> Finding:
+    message = f"{path.parent.name}/{path.name} is there in another format too"
+    return Finding("error", stem_of(path), "file name", message, "Keep one of them, or use -e.")
 
 
 def _stray(path: Path) -> Finding:

@@ -23,7 +23,7 @@ IMAGE_STEM = re.compile(r"(?:img|image)(?:_(?P<channel>.+))?$", re.I)
 
 
 def recognise(folder: Path, extensions: tuple[str, ...]) -> bool:
-    """Tell whether some folder directly below holds a label map and another image."""
+    """Tell whether some folder directly below holds a label map or an image under these names."""
     return any(_looks_like_patient(patient, extensions) for patient in subfolders(folder))
 
 
@@ -77,8 +77,12 @@ def _read_patient(
         return problem
     images = sorted(images, key=lambda path: stem_of(path).lower())
     channels = tuple(_channel_name(path, alone=len(images) == 1) for path in images)
-    is_held_out = stem_of(labels[0]).lower() in HELD_OUT_STEMS
-    return Case("", folder.name, tuple(images), labels[0], is_held_out), channels
+    return Case("", folder.name, tuple(images), labels[0], _is_held_out(labels[0])), channels
+
+
+def _is_held_out(label: Path) -> bool:
+    match = LABEL_STEM.match(stem_of(label))
+    return match is not None and match[1].lower() in HELD_OUT_STEMS
 
 
 def _channel_name(path: Path, *, alone: bool) -> str:

@@ -1,0 +1,172 @@
+"""The check of a whole dataset: all problems in one go, and what later stages read of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from makers import make_image, make_label, write_patient, write_patients, write_raw
+
+from nnunet_medseg.dataset.channels import parse_image_types
+from nnunet_medseg.dataset.checked import Wishes, check_dataset, load_checked, save_checked
+from nnunet_medseg.dataset.intake import read_dataset
+from nnunet_medseg.dataset.labels import parse_labels
+from nnunet_medseg.errors import DatasetError, UsageError
+from nnunet_medseg.volume import write_volume
+
+
+def check(folder, *, label="NONE", image_type="NONE", fold="all"):
+    wishes = Wishes(parse_labels(label), parse_image_types(image_type), fold, 0)
+    return check_dataset(read_dataset(folder, None), wishes)
+
+
+def rules_of(outcome):
+    return [(finding.severity, finding.case, finding.rule) for finding in outcome.findings]
+
+
+def test_a_good_dataset_is_settled(tmp_path):
+    write_patients(tmp_path, cases=3, values=(1, 2))
+    write_patient(tmp_path / "p4", seed=9, label="validate")
+
+    outcome = check(tmp_path, label="A=1,B=2", image_type="MRI")
+
+    assert outcome.findings == ()
+    assert [label.name for label in outcome.checked.labels] == ["A", "B"]
+    assert outcome.checked.channels == ("MRI",)
+    assert outcome.checked.split.evaluate == ("case_0004",)
+    assert outcome.checked.megavoxels == pytest.approx(4 * 16**3 / 1e6)
+
+
+@pytest.mark.parametrize("cases", [1, 2, 4])
+def test_fewer_than_five_patients_are_enough(tmp_path, cases):
+    write_patients(tmp_path, cases=cases)
+
+    assert len(check(tmp_path).checked.split.train) == cases
+
+
+def test_the_record_comes_back_as_it_was_saved_and_is_private(tmp_path):
+    write_patients(tmp_path / "set", cases=2, channels=("T1", "T2"))
+    checked = check(tmp_path / "set").checked
+
+    save_checked(tmp_path / "check.json", checked)
+
+    assert load_checked(tmp_path / "check.json") == checked
+    assert (tmp_path / "check.json").stat().st_mode & 0o077 == 0
+
+
+def test_all_problems_are_found_in_one_go_worst_first(tmp_path):
+    write_patients(tmp_path, cases=4)
+    (tmp_path / "p1" / "train.nii.gz").unlink()
+    (tmp_path / "p2" / "img.nii.gz").write_bytes(b"junk")
+    write_volume(tmp_path / "p3" / "train.nii.gz", make_label(()))
+    write_patient(tmp_path / "p5", seed=4)
+
+    outcome = check(tmp_path, label="9", image_type="T1,T2")
+
+    assert outcome.checked is None
+    assert outcome.error is None
+    assert rules_of(outcome) == [
+        ("error", "", "options"),
+        ("error", "p1", "no label map"),
+        ("error", "p2", "unreadable"),
+        ("error", "p5", "same image twice"),
+        ("warning", "p3", "empty label map"),
+    ]
+
+
+def test_nothing_misleading_is_said_about_labels_when_no_case_can_be_read(tmp_path):
+    write_patient(tmp_path / "p1")
+    (tmp_path / "p1" / "train.nii.gz").unlink()
+    other = tmp_path / "other"
+    write_patient(other / "p1")
+    (other / "p1" / "img.nii.gz").write_bytes(b"junk")
+
+    assert rules_of(check(tmp_path, label="A=1")) == [
+        ("error", "other", "empty folder"),
+        ("error", "p1", "no label map"),
+    ]
+    assert rules_of(check(other, label="A=1")) == [("error", "p1", "unreadable")]
+
+
+def test_the_only_problem_being_an_option_is_told_as_such(tmp_path):
+    write_patients(tmp_path, cases=2)
+
+    assert isinstance(check(tmp_path, label="A=7").error, UsageError)
+    assert isinstance(check(tmp_path, image_type="A,B").error, UsageError)
+    assert isinstance(check(tmp_path, fold="3").error, DatasetError)
+
+
+def test_a_dataset_without_any_case_is_refused(tmp_path):
+    write_raw(tmp_path / "set", cases=0)
+
+    with pytest.raises(DatasetError, match="There is no case"):
+        check(tmp_path / "set")
+
+
+def test_no_foreground_anywhere_is_an_error(tmp_path):
+    write_patients(tmp_path, cases=2, values=())
+
+    assert ("error", "", "no foreground") in rules_of(check(tmp_path))
+
+
+def test_a_label_that_only_a_held_out_patient_has_is_refused(tmp_path):
+    write_patients(tmp_path, cases=2)
+    write_patient(tmp_path / "p3", seed=9, label="validate", values=(1, 2))
+
+    with pytest.raises(DatasetError, match="No patient that trains has the label label_2"):
+        raise check(tmp_path).error
+
+
+def test_values_that_are_not_asked_for_are_a_warning_said_once(tmp_path):
+    write_patients(tmp_path, cases=3, values=(1, 2, 3))
+
+    outcome = check(tmp_path, label="TUMOR=2")
+
+    assert rules_of(outcome) == [("warning", "", "other labels")]
+    assert "1, 3, which" in outcome.findings[0].message
+    assert outcome.checked is not None
+
+
+def test_a_patient_without_any_label_asked_for_is_a_warning(tmp_path):
+    write_patients(tmp_path, cases=2, values=(2,))
+    write_patient(tmp_path / "p3", seed=9, values=(1,))
+
+    assert rules_of(check(tmp_path, label="TUMOR=2")) == [
+        ("warning", "", "other labels"),
+        ("warning", "p3", "other labels"),
+    ]
+
+
+def test_channels_are_brought_into_the_order_of_the_wish_with_their_facts(tmp_path):
+    write_patients(tmp_path, cases=2, channels=("T1", "FLAIR"))
+    write_volume(tmp_path / "p1" / "img_T1.nii.gz", make_image(5, origin_mm=(0, 0.05, 0)))
+    write_volume(tmp_path / "p2" / "img_T1.nii.gz", make_image(6, dtype=np.float32))
+
+    listed = check(tmp_path).checked
+    wished = check(tmp_path, image_type="T1,FLAIR").checked
+
+    assert listed.channels == ("FLAIR", "T1")
+    assert wished.channels == ("T1", "FLAIR")
+    for before, after in zip(listed.cases, wished.cases, strict=True):
+        assert after.images == before.images[::-1]
+    for before, after in zip(listed.facts, wished.facts, strict=True):
+        assert after.value_ranges == before.value_ranges[::-1]
+    assert [fact.shifted_files for fact in listed.facts] == [(1,), ()]
+    assert [fact.shifted_files for fact in wished.facts] == [(1, 2), ()]
+
+
+def test_names_of_the_dataset_reach_labels_and_channels(tmp_path):
+    description = {"channel_names": {"0": "ct"}, "labels": {"background": 0, "spleen": 1}}
+    write_raw(tmp_path / "set", description=description)
+
+    checked = check(tmp_path / "set").checked
+
+    assert checked.labels[0].name == "spleen"
+    assert checked.channels == ("CT",)
+
+
+def test_the_real_dataset_passes(real_data):
+    outcome = check(real_data / "hippocampus", label="Anterior=1,Posterior=2", image_type="MRI")
+
+    assert outcome.findings == ()
+    assert len(outcome.checked.cases) == 60
+    assert len(outcome.checked.split.evaluate) == 12

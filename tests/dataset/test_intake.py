@@ -1,0 +1,171 @@
+"""Finding the one dataset in an input folder, however it was copied there."""
+
+from __future__ import annotations
+
+import pytest
+from makers import write_patient, write_patients, write_raw
+
+from nnunet_medseg.dataset.intake import check_extension, find_dataset, read_dataset
+from nnunet_medseg.dataset.layouts.listing import all_images, is_litter
+from nnunet_medseg.errors import DatasetError, FolderError, UsageError
+from nnunet_medseg.volume import EXTENSIONS
+
+
+@pytest.mark.parametrize("text", ["nii.gz", ".nii.gz", " NII.GZ ", ".Nii.Gz"])
+def test_an_extension_is_read_with_and_without_the_dot(text):
+    assert check_extension(text) == ".nii.gz"
+
+
+@pytest.mark.parametrize("text", ["", ".", "png", "nii.bz2", "*.nii", "dcm"])
+def test_an_unknown_extension_is_refused_with_the_known_ones(text):
+    with pytest.raises(UsageError) as caught:
+        check_extension(text)
+
+    assert ".nii.gz, .nii, .nrrd, .mha, .mhd" in caught.value.fix
+
+
+def test_patients_directly_in_the_input_folder_are_the_dataset(tmp_path):
+    write_patients(tmp_path, cases=2)
+
+    assert find_dataset(tmp_path) == tmp_path
+
+
+def test_one_patient_directly_in_the_input_folder_is_a_dataset(tmp_path):
+    write_patients(tmp_path, cases=1)
+
+    assert find_dataset(tmp_path) == tmp_path
+    assert len(read_dataset(tmp_path, None).cases) == 1
+
+
+@pytest.mark.parametrize("write", [write_patients, write_raw])
+@pytest.mark.parametrize("wrapping", ["set", "a/b/Mein Datensatz ü"])
+def test_a_wrapped_dataset_is_found(tmp_path, write, wrapping):
+    folder = write(tmp_path / wrapping, cases=1)
+    (tmp_path / "README.txt").touch()
+    (tmp_path / "__MACOSX").mkdir()
+    (tmp_path / ".DS_Store").touch()
+
+    assert find_dataset(tmp_path) == folder
+    assert len(read_dataset(folder, None).cases) == 1
+
+
+def test_a_folder_that_is_no_dataset_beside_it_is_left_alone(tmp_path):
+    folder = write_patients(tmp_path / "set", cases=1)
+    (tmp_path / "notes").mkdir()
+
+    assert find_dataset(tmp_path) == folder
+
+
+def test_two_datasets_are_refused_by_name(tmp_path):
+    write_patients(tmp_path / "A", cases=1)
+    write_raw(tmp_path / "B", cases=1)
+
+    with pytest.raises(DatasetError, match=r"2 datasets in .*: A, B"):
+        find_dataset(tmp_path)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(FolderError, match="does not exist"):
+        find_dataset(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("litter", [(), (".DS_Store", "Thumbs.db", "._img.nii.gz", ".gitkeep")])
+def test_an_empty_folder_is_refused(tmp_path, litter):
+    for name in litter:
+        (tmp_path / name).touch()
+
+    with pytest.raises(DatasetError, match="is empty"):
+        find_dataset(tmp_path)
+
+
+def test_what_is_no_dataset_is_refused_with_what_is_there(tmp_path):
+    write_patient(tmp_path / "p1")
+    for path in (tmp_path / "p1").iterdir():
+        path.rename(tmp_path / path.name)
+    (tmp_path / "p1").rmdir()
+
+    with pytest.raises(DatasetError, match=r"it holds 2 \.nii\.gz"):
+        find_dataset(tmp_path)
+
+
+def test_links_are_not_followed(tmp_path):
+    write_patients(tmp_path / "elsewhere", cases=2)
+    write_raw(tmp_path / "raw", cases=2)
+    for name, target in {"set": "elsewhere", "p1": "elsewhere/p1"}.items():
+        (tmp_path / name / "in").mkdir(parents=True)
+        (tmp_path / name / "in" / "link").symlink_to(tmp_path / target)
+    (tmp_path / "mixed").mkdir()
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / "mixed" / name).symlink_to(tmp_path / "raw" / name)
+
+    for folder in (tmp_path / "set", tmp_path / "p1", tmp_path / "mixed"):
+        with pytest.raises(DatasetError, match="No dataset is recognised"):
+            find_dataset(folder)
+
+
+def test_a_linked_file_is_no_image(tmp_path):
+    patient = write_patients(tmp_path / "set", cases=1) / "p1"
+    (patient / "img.nii.gz").rename(tmp_path / "outside.nii.gz")
+    (patient / "img.nii.gz").symlink_to(tmp_path / "outside.nii.gz")
+
+    dataset = read_dataset(tmp_path / "set", None)
+
+    assert dataset.cases == ()
+    assert [finding.rule for finding in dataset.findings] == ["no image"]
+
+
+def test_litter_is_not_taken_for_images(tmp_path):
+    folder = write_patients(tmp_path / "set", cases=1)
+    (folder / "p1" / "._img.nii.gz").write_bytes(b"junk")
+    (folder / "__MACOSX" / "p1").mkdir(parents=True)
+    (folder / "__MACOSX" / "p1" / "._train.nii.gz").write_bytes(b"junk")
+
+    dataset = read_dataset(folder, None)
+
+    assert len(dataset.cases) == 1
+    assert dataset.findings == ()
+    assert len(all_images(folder, EXTENSIONS)) == 2
+    assert is_litter(folder / "__MACOSX")
+
+
+@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("asked", [True, False])
+def test_every_format_is_taken_asked_for_or_not(tmp_path, extension, asked):
+    folder = write_patients(tmp_path / "set", cases=2, extension=extension)
+
+    dataset = read_dataset(folder, extension if asked else None)
+
+    assert len(dataset.cases) == 2
+    assert dataset.findings == ()
+
+
+def test_without_a_wish_only_files_of_the_default_ending_count_when_there_are_any(tmp_path):
+    folder = write_patients(tmp_path / "set", cases=2)
+    write_patient(folder / "p9", extension=".nrrd")
+
+    dataset = read_dataset(folder, None)
+
+    assert [case.source for case in dataset.cases] == ["p1", "p2"]
+    assert [(finding.case, finding.rule) for finding in dataset.findings] == [
+        ("p9", "empty folder")
+    ]
+
+
+@pytest.mark.parametrize("write", [write_patients, write_raw])
+def test_an_ending_that_is_not_there_is_refused(tmp_path, write):
+    folder = write(tmp_path / "set", cases=1)
+
+    with pytest.raises(DatasetError, match=r"no \.mha file in .* there is \.nii\.gz"):
+        read_dataset(folder, ".mha")
+
+
+def test_an_ending_asked_of_an_empty_raw_dataset_is_refused(tmp_path):
+    folder = write_raw(tmp_path / "set", cases=0)
+
+    with pytest.raises(DatasetError, match="there is no image"):
+        read_dataset(folder, ".mha")
+
+
+def test_a_folder_without_a_layout_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="No dataset is recognised"):
+        read_dataset(tmp_path, None)

@@ -1,0 +1,92 @@
+"""Who trains and who is evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnunet_medseg.dataset.case import Case
+from nnunet_medseg.dataset.splits import check_fold, split_cases
+from nnunet_medseg.errors import DatasetError, UsageError
+
+
+def make_cases(number, *, held_out=()):
+    return [
+        Case(f"case_{place:04d}", f"p{place}", (), Path("train.nii.gz"), place in held_out)
+        for place in range(1, number + 1)
+    ]
+
+
+@pytest.mark.parametrize("text", ["all", " ALL ", "0", "4"])
+def test_every_fold_is_read(text):
+    assert check_fold(text) == text.strip().lower()
+
+
+@pytest.mark.parametrize("text", ["5", "7", "-1", "", "x", "1.0", "cv", "01"])
+def test_another_fold_is_refused(text):
+    with pytest.raises(UsageError, match="-f"):
+        check_fold(text)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 6, 12, 23])
+def test_folds_are_disjoint_cover_all_and_train_on_the_others(number):
+    cases = make_cases(number)
+    names = {case.name for case in cases}
+
+    splits = [split_cases(cases, str(fold), seed=3) for fold in range(min(5, number))]
+
+    evaluated = [name for split in splits for name in split.evaluate]
+    assert sorted(evaluated) == sorted(names)
+    for split in splits:
+        assert split.evaluate
+        assert set(split.train) == names - set(split.evaluate)
+
+
+def test_folds_are_the_same_every_time_and_differ_by_seed():
+    cases = make_cases(20)
+
+    assert split_cases(cases, "1", 7) == split_cases(cases, "1", 7)
+    assert split_cases(cases, "1", 7) != split_cases(cases, "1", 8)
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_fold_that_fewer_than_five_patients_do_not_have_is_refused(number):
+    with pytest.raises(DatasetError) as caught:
+        split_cases(make_cases(number), str(number), 0)
+
+    assert f"0 to {number - 1}" in caught.value.fix
+
+
+def test_one_patient_trains_alone_and_cannot_be_split():
+    cases = make_cases(1)
+
+    assert split_cases(cases, "all", 0).train == ("case_0001",)
+    with pytest.raises(DatasetError, match="one patient cannot be split"):
+        split_cases(cases, "0", 0)
+
+
+def test_all_trains_on_everybody_and_evaluates_nobody():
+    split = split_cases(make_cases(3), "all", 0)
+
+    assert len(split.train) == 3
+    assert split.evaluate == ()
+
+
+@pytest.mark.parametrize("fold", ["all", "0"])
+def test_held_out_patients_are_evaluated_and_never_trained_on(fold):
+    split = split_cases(make_cases(6, held_out={2, 5}), fold, 0)
+
+    assert split.evaluate == ("case_0002", "case_0005")
+    assert split.train == ("case_0001", "case_0003", "case_0004", "case_0006")
+
+
+@pytest.mark.parametrize("fold", ["1", "2", "3", "4"])
+def test_further_folds_are_refused_with_held_out_patients(fold):
+    with pytest.raises(DatasetError, match="one split only"):
+        split_cases(make_cases(6, held_out={1}), fold, 0)
+
+
+def test_a_dataset_where_all_are_held_out_is_refused():
+    with pytest.raises(DatasetError, match="No patient is left to train on"):
+        split_cases(make_cases(2, held_out={1, 2}), "all", 0)

@@ -1,0 +1,138 @@
+"""Images to segment: which files make a case, and what its result is called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from makers import make_image, make_volume, write_patient
+
+from nnunet_medseg.dataset.unlabelled import check_unlabelled, group_images
+from nnunet_medseg.volume import write_volume
+
+TWO = ("T1", "FLAIR")
+
+
+def write_images(folder, *names):
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_volume(folder / name, make_image(seed))
+    return folder
+
+
+def shown(folder, channels):
+    cases, findings = group_images(folder, channels)
+    return (
+        {case.result: [path.name for path in case.images] for case in cases},
+        [(finding.case, finding.rule) for finding in findings],
+    )
+
+
+def test_with_one_channel_every_image_is_a_case_of_its_own_name(tmp_path):
+    names = ["0007.nii.gz", "Müller 1.nrrd", "sub/b_0000.mha"]
+    write_images(tmp_path, *names, ".hidden.nii.gz", "__MACOSX/._a.nii.gz")
+
+    cases, findings = shown(tmp_path, ("CT",))
+
+    assert sorted(cases) == names
+    assert findings == []
+
+
+@pytest.mark.parametrize("endings", [("0000", "0001"), ("T1", "FLAIR"), ("t1", "0001")])
+def test_numbers_and_names_tell_the_channel(tmp_path, endings):
+    first, second = endings
+    write_images(tmp_path, f"a b_{second}.nii.gz", f"a b_{first}.nii.gz")
+
+    cases, findings = shown(tmp_path, TWO)
+
+    assert cases == {"a b.nii.gz": [f"a b_{first}.nii.gz", f"a b_{second}.nii.gz"]}
+    assert findings == []
+
+
+def test_patient_folders_are_cases(tmp_path):
+    write_patient(tmp_path / "p1", channels=TWO)
+    (tmp_path / "p1" / "train.nii.gz").unlink()
+    write_images(tmp_path / "p2", "T1.nii.gz", "FLAIR.nii.gz")
+
+    cases, findings = shown(tmp_path, TWO)
+
+    assert list(cases) == ["p1/img.nii.gz", "p2/segmentation.nii.gz"]
+    assert cases["p2/segmentation.nii.gz"] == ["T1.nii.gz", "FLAIR.nii.gz"]
+    assert findings == []
+
+
+def test_an_incomplete_case_and_a_name_that_tells_nothing_are_findings(tmp_path):
+    write_images(tmp_path, "a_0000.nii.gz", "b.nii.gz", "c_0002.nii.gz")
+
+    cases, findings = shown(tmp_path, TWO)
+
+    assert cases == {}
+    assert findings == [
+        ("b.nii.gz", "channel"),
+        ("c_0002.nii.gz", "channel"),
+        ("a.nii.gz", "channel"),
+    ]
+
+
+def test_two_files_for_one_channel_are_a_finding_and_none_is_dropped_in_silence(tmp_path):
+    write_images(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "a_T1.nii.gz")
+
+    _, findings = shown(tmp_path, TWO)
+
+    assert findings == [("a_T1.nii.gz", "channel")]
+
+
+def test_channels_of_one_name_are_told_by_number_only(tmp_path):
+    write_images(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_MRI.nii.gz")
+
+    cases, findings = shown(tmp_path, ("MRI", "MRI"))
+
+    assert list(cases) == ["a.nii.gz"]
+    assert findings == [("b_MRI.nii.gz", "channel")]
+
+
+def test_links_are_not_followed(tmp_path):
+    write_images(tmp_path / "elsewhere", "a.nii.gz")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.nii.gz").symlink_to(tmp_path / "elsewhere" / "a.nii.gz")
+    (tmp_path / "in" / "folder").symlink_to(tmp_path / "elsewhere")
+
+    assert group_images(tmp_path / "in", ("CT",)) == ((), ())
+
+
+def test_damaged_images_are_all_named(tmp_path):
+    write_images(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz")
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-9])
+
+    (case,), _ = group_images(tmp_path, TWO)
+
+    assert [finding.rule for finding in check_unlabelled(case)] == ["unreadable"] * 2
+
+
+def test_images_of_a_case_on_different_grids_are_a_finding(tmp_path):
+    write_images(tmp_path, "a_0000.nii.gz")
+    write_volume(tmp_path / "a_0001.nii.gz", make_volume(np.ones((8, 16, 16), np.int16)))
+
+    (case,), _ = group_images(tmp_path, TWO)
+
+    assert [finding.rule for finding in check_unlabelled(case)] == ["geometry mismatch"]
+
+
+def test_good_images_have_no_findings(tmp_path):
+    write_images(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz")
+
+    (case,), _ = group_images(tmp_path, TWO)
+
+    assert check_unlabelled(case) == ()
+
+
+def test_the_label_map_of_a_patient_folder_is_not_an_image_to_segment(tmp_path):
+    for name in ("P1/img.nii.gz", "P1/train.nii.gz", "P2/img.nii.gz", "train_07.nii.gz"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+
+    cases, findings = group_images(tmp_path, ["CT"])
+
+    assert [case.result for case in cases] == ["train_07.nii.gz", "P1/img.nii.gz", "P2/img.nii.gz"]
+    assert findings == ()

@@ -1,0 +1,130 @@
+"""The plain report."""
+
+from __future__ import annotations
+
+import csv
+import math
+import stat
+
+import pytest
+from tiny_model import make_facts
+
+from nnunet_medseg.bundle.manifest import EvaluationFacts, Manifest, stock_command
+from nnunet_medseg.report.summary import (
+    HOUSE_ONLY,
+    CaseScore,
+    quality_line,
+    write_case_key,
+    write_metrics,
+    write_summary,
+)
+
+
+def make_manifest(**changes) -> Manifest:
+    return Manifest(
+        program="nnunet-medseg 0.1.0",
+        versions={"torch": "2.13.0"},
+        configuration="3d_fullres",
+        stock_command=stock_command("0", "cpu"),
+        stock_note="",
+        files={},
+        **(make_facts() | changes),
+    )
+
+
+def evaluated(mean: float | None, cases: int, of_cases: int, **dice) -> EvaluationFacts:
+    return EvaluationFacts(mean_dice=mean, dice=dice, cases=cases, of_cases=of_cases)
+
+
+def make_score(case: str, liver: float, lesion: float) -> CaseScore:
+    return CaseScore(
+        case,
+        {"liver": liver, "lesion": lesion},
+        {"liver": 1200.0, "lesion": 0.0},
+        {"liver": 1100.25, "lesion": 0.00004},
+    )
+
+
+def read_rows(path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as table:
+        return list(csv.reader(table))
+
+
+# --- how good it is ----------------------------------------------------------------------------
+
+
+def test_the_quality_is_told_by_label_in_the_order_of_the_user():
+    line = quality_line(make_manifest())
+
+    assert line == (
+        "Mean Dice 0.850 on 1 of 2 held-out cases, whole images "
+        "(liver 0.950, lesion 0.750, kidney none)."
+    )
+
+
+def test_without_held_out_cases_the_line_says_how_to_get_a_measured_dice():
+    line = quality_line(make_manifest(evaluation=evaluated(None, 0, 0)))
+
+    assert "Nothing was held out" in line
+    assert "-f 0" in line
+
+
+def test_held_out_cases_without_any_label_are_not_called_none():
+    manifest = make_manifest(evaluation=evaluated(None, 2, 2, liver=None))
+
+    line = quality_line(manifest)
+
+    assert "Nothing was held out" not in line
+    assert "2 of 2 held-out cases" in line
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def test_metrics_have_a_row_a_case_and_label(tmp_path):
+    path = tmp_path / "metrics.csv"
+
+    write_metrics(path, ["lesion", "liver"], [make_score("case_0001", 0.9, math.nan)])
+
+    assert read_rows(path) == [
+        ["case", "label", "dice", "truth_ml", "predicted_ml"],
+        ["case_0001", "lesion", "", "0.0000", "0.0000"],
+        ["case_0001", "liver", "0.900000", "1200.0000", "1100.2500"],
+    ]
+
+
+def test_metrics_of_no_case_have_a_head_only(tmp_path):
+    write_metrics(tmp_path / "metrics.csv", ["liver"], [])
+
+    assert len(read_rows(tmp_path / "metrics.csv")) == 1
+
+
+def test_the_key_is_for_the_owner_only_and_keeps_any_name(tmp_path):
+    path = tmp_path / "case_key.csv"
+    sources = {"case_0002": 'Müller, "Anna"', "case_0001": "0815"}
+
+    write_case_key(path, sources)
+
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read_rows(path) == [
+        ["case", "folder"],
+        ["case_0001", "0815"],
+        ["case_0002", 'Müller, "Anna"'],
+    ]
+
+
+@pytest.mark.parametrize("findings", [[], ["case_0001: the image is constant"]])
+def test_the_summary_tells_quality_training_labels_times_and_findings(tmp_path, findings):
+    path = tmp_path / "summary.txt"
+
+    write_summary(path, make_manifest(), {"check": 1.0, "train": 601.5}, findings)
+
+    text = path.read_text(encoding="utf-8")
+    assert HOUSE_ONLY in text
+    assert quality_line(make_manifest()) in text
+    assert "10 min 02 s of 10 min 00 s asked for, 1200 iterations in 50 epochs" in text
+    assert "3 trained, 2 held out (fold 0)" in text
+    assert "liver = 1, lesion = 5, kidney = 3" in text
+    assert text.index("check ") < text.index("train ")
+    assert (findings or ["none"])[0] in text
+    assert stock_command("0", "cpu") in text

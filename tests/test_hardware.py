@@ -1,0 +1,149 @@
+"""Cores, memory, disk and device."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from nnunet_medseg import hardware
+from nnunet_medseg.errors import UsageError
+from nnunet_medseg.hardware import (
+    choose_device,
+    core_count,
+    free_disk_bytes,
+    free_memory_bytes,
+    workers_for,
+)
+
+GIB = 1 << 30
+
+
+@pytest.fixture
+def container(tmp_path, monkeypatch):
+    """Return a function that makes a container with a limit on a machine with 64 GiB free."""
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GIB))
+    files = {"CGROUP_LIMIT": "memory.max", "CGROUP_USAGE": "memory.current"}
+    files["CGROUP_STATISTICS"] = "memory.stat"
+    for constant, name in files.items():
+        monkeypatch.setattr(hardware, constant, tmp_path / name)
+
+    def make(limit: str, used_bytes: int, cached_bytes: int = 0) -> None:
+        (tmp_path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / "memory.current").write_text(f"{used_bytes}\n")
+        (tmp_path / "memory.stat").write_text(f"anon 1\ninactive_file {cached_bytes}\nslab 2\n")
+
+    return make
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+
+
+def test_there_is_a_core():
+    assert core_count() >= 1
+
+
+def test_without_a_container_the_free_memory_is_that_of_the_machine(container):
+    assert free_memory_bytes() == 64 * GIB
+
+
+def test_a_container_without_limit_has_the_memory_of_the_machine(container):
+    container("max", 10 * GIB)
+
+    assert free_memory_bytes() == 64 * GIB
+
+
+def test_a_container_has_what_its_limit_leaves(container):
+    container(str(8 * GIB), 3 * GIB)
+
+    assert free_memory_bytes() == 5 * GIB
+
+
+def test_what_the_kernel_caches_of_files_is_free(container):
+    container(str(8 * GIB), 8 * GIB, cached_bytes=6 * GIB)
+
+    assert free_memory_bytes() == 6 * GIB
+
+
+def test_a_container_above_its_limit_has_nothing_free(container):
+    container(str(8 * GIB), 9 * GIB)
+
+    assert free_memory_bytes() == 0
+
+
+def test_the_disk_of_a_folder_that_does_not_exist_yet_is_that_of_its_parent(tmp_path):
+    assert free_disk_bytes(tmp_path / "a" / "b") > 0
+
+
+@pytest.mark.parametrize(
+    ("need_gib", "items", "workers"), [(1, 100, 8), (1, 3, 3), (20, 100, 3), (1000, 100, 1)]
+)
+def test_workers_are_limited_by_cores_items_and_memory(monkeypatch, need_gib, items, workers):
+    monkeypatch.setattr(hardware, "core_count", lambda: 8)
+    monkeypatch.setattr(hardware, "free_memory_bytes", lambda: 100 * GIB)
+
+    assert workers_for(need_gib * GIB, items) == workers
+
+
+@pytest.mark.parametrize("wish", ["auto", "cpu", "CPU"])
+def test_without_a_gpu_the_cpu_computes(no_gpu, wish):
+    device = choose_device(wish)
+
+    assert (device.kind, device.index) == ("cpu", 0)
+
+
+@pytest.mark.parametrize("wish", ["gpu", "cpu:0", "cuda:x", "cuda:²", "auto:1", "cuda:-1", ""])
+def test_a_wish_that_is_no_device_is_refused(no_gpu, wish):
+    with pytest.raises(UsageError, match="is not a device"):
+        choose_device(wish)
+
+
+@pytest.mark.parametrize("wish", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there_is_refused(no_gpu, wish):
+    with pytest.raises(UsageError, match="shows 0 usable GPUs"):
+        choose_device(wish)
+
+
+def test_a_gpu_beyond_the_last_is_refused(two_gpus):
+    with pytest.raises(UsageError, match="shows 2 usable GPUs"):
+        choose_device("cuda:2")
+
+
+@pytest.mark.parametrize(("wish", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
+def test_a_gpu_is_chosen_by_its_number(two_gpus, wish, index):
+    device = choose_device(wish)
+
+    assert (device.kind, device.index, device.name) == ("cuda", index, f"GPU {index}")
+
+
+def test_the_cpu_can_be_chosen_beside_gpus(two_gpus):
+    assert choose_device("cpu").kind == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "is_fast"),
+    [
+        ({"avx512_bf16": True}, True),
+        ({"amx_bf16": True}, True),
+        ({"avx2": True}, False),
+        ({}, False),
+    ],
+)
+def test_bfloat16_is_fast_where_the_cpu_has_instructions_for_it(
+    no_gpu, monkeypatch, capabilities, is_fast
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+
+    assert choose_device("cpu").has_fast_bf16 is is_fast

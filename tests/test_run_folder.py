@@ -1,0 +1,201 @@
+"""The folder of a run: journal, lock and rights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from nnunet_medseg import run_folder
+from nnunet_medseg.errors import ResumeError
+from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.run_folder import Journal, RunFolder, find_runs, is_writable, lock
+
+HOLDER = """
+import sys
+from pathlib import Path
+from nnunet_medseg.run_folder import lock
+
+with lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def make_run(work_folder, name="Liver") -> RunFolder:
+    """Make a run without finished stages."""
+    run = RunFolder(work_folder / "runs" / name)
+    run.create(Journal(program_version="0.1.0", options={"minutes": 60}, dataset_folder="/data"))
+    return run
+
+
+def rights(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextmanager
+def held_elsewhere(work_folder):
+    """Hold the lock in another process while the block runs."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(work_folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_new_run_has_no_finished_stages(tmp_path):
+    run = make_run(tmp_path)
+
+    assert run.finished_stages() == {}
+    assert run.journal().options == {"minutes": 60}
+
+
+def test_finished_stages_are_remembered_in_order_with_their_time(tmp_path):
+    run = make_run(tmp_path)
+
+    for stage in ("check", "convert"):
+        with run.recording(stage):
+            pass
+
+    again = RunFolder(run.root).finished_stages()
+    assert list(again) == ["check", "convert"]
+    assert all(seconds >= 0 for seconds in again.values())
+
+
+def test_a_forgotten_stage_runs_again(tmp_path):
+    run = make_run(tmp_path)
+    for stage in ("check", "bundle"):
+        with run.recording(stage):
+            pass
+
+    run.forget("bundle")
+
+    assert list(run.finished_stages()) == ["check"]
+
+
+def test_a_stage_that_failed_is_not_in_the_journal(tmp_path):
+    run = make_run(tmp_path)
+
+    with pytest.raises(RuntimeError), run.recording("check"):
+        raise RuntimeError
+
+    assert run.finished_stages() == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', b"\xff\xfe"])
+def test_a_damaged_journal_cannot_be_resumed(tmp_path, content):
+    run = make_run(tmp_path)
+    run.journal_file.write_bytes(content)
+
+    with pytest.raises(ResumeError, match="--fresh"):
+        run.journal()
+
+
+def test_a_journal_of_another_format_cannot_be_resumed(tmp_path):
+    run = make_run(tmp_path)
+    write_json(run.journal_file, read_json(run.journal_file) | {"format": 99})
+
+    with pytest.raises(ResumeError, match="cannot be read by this version"):
+        run.journal()
+
+
+def test_a_missing_journal_cannot_be_resumed(tmp_path):
+    with pytest.raises(ResumeError):
+        RunFolder(tmp_path).journal()
+
+
+def test_the_folder_of_a_run_is_private(tmp_path):
+    run = make_run(tmp_path / "work")
+
+    assert rights(run.root) == 0o700
+    assert rights(run.root.parent) == 0o700
+    assert rights(run.journal_file) == 0o600
+
+
+def test_the_lock_makes_a_new_or_empty_work_folder_private(tmp_path):
+    (tmp_path / "empty").mkdir(mode=0o755)
+
+    for name in ("new", "empty"):
+        with lock(tmp_path / name):
+            pass
+
+        assert rights(tmp_path / name) == 0o700
+
+
+def test_a_work_folder_with_files_of_the_user_keeps_its_rights(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    (shared / "notes.txt").touch()
+
+    with lock(shared):
+        make_run(shared)
+
+    assert rights(shared) == 0o755
+    assert rights(shared / "runs") == 0o700
+
+
+def test_runs_are_found_by_name(tmp_path):
+    make_run(tmp_path, "B")
+    make_run(tmp_path, "A")
+    (tmp_path / "runs" / "stray.txt").touch()
+
+    found = find_runs(tmp_path)
+
+    assert [run.root.name for run in found] == ["A", "B"]
+
+
+def test_a_work_folder_without_runs_has_none(tmp_path):
+    assert find_runs(tmp_path / "missing") == ()
+
+
+def test_the_lock_keeps_a_second_process_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_WAIT_S", 0.1)
+
+    with (
+        held_elsewhere(tmp_path),
+        pytest.raises(ResumeError, match="Another command is at work"),
+        lock(tmp_path),
+    ):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_no_lock(tmp_path):
+    with held_elsewhere(tmp_path) as holder:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+
+        with lock(tmp_path):
+            is_ours = True
+
+    assert is_ours
+
+
+def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_WAIT_S", 0.1)
+    with pytest.raises(RuntimeError), lock(tmp_path):
+        raise RuntimeError
+
+    with lock(tmp_path):
+        is_ours = True
+
+    assert is_ours
+
+
+def test_a_folder_that_takes_files_is_writable_and_stays_empty(tmp_path):
+    assert is_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_no_files_is_not_writable(tmp_path):
+    assert not is_writable(tmp_path / "missing")

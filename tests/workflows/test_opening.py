@@ -1,0 +1,93 @@
+"""A command that finds an unfinished run of its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnunet_medseg.errors import ResumeError
+from nnunet_medseg.files import list_files, write_json
+from nnunet_medseg.run_folder import RunFolder
+from nnunet_medseg.workflows.options import TrainOptions
+from nnunet_medseg.workflows.train import _open
+
+ASKED = TrainOptions(dataset_name="M", minutes=5)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder(tmp_path / "work" / "runs" / "M")
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "Data"
+    path.mkdir(parents=True)
+    (path / "img.nii.gz").write_bytes(b"image")
+    return path
+
+
+def begin(folder: RunFolder, dataset: Path, *, trained: bool) -> None:
+    """Make a run whose check is finished, and which may have a checkpoint."""
+    _open(folder, dataset, ASKED, resume=False)
+    listed = list_files(dataset, hashed=True)
+    write_json(folder.inventory_file, [item.to_json() for item in listed])
+    with folder.recording("check"):
+        pass
+    if trained:
+        folder.checkpoint_file.write_bytes(b"weights")
+
+
+def test_the_same_command_goes_on(folder, dataset):
+    begin(folder, dataset, trained=True)
+
+    options = _open(folder, dataset, ASKED, resume=False)
+
+    assert options == ASKED
+    assert folder.checkpoint_file.exists()
+
+
+def test_other_options_are_asked_about_when_training_would_be_lost(folder, dataset):
+    begin(folder, dataset, trained=True)
+
+    with pytest.raises(ResumeError, match="minutes: 5 then, 7 now"):
+        _open(folder, dataset, TrainOptions(dataset_name="M", minutes=7), resume=False)
+
+    assert folder.checkpoint_file.exists()
+
+
+def test_resume_goes_on_as_the_run_began(folder, dataset):
+    begin(folder, dataset, trained=True)
+
+    options = _open(folder, dataset, TrainOptions(dataset_name="M", minutes=7), resume=True)
+
+    assert options.minutes == 5
+
+
+def test_other_files_are_asked_about_even_with_resume(folder, dataset):
+    begin(folder, dataset, trained=True)
+    (dataset / "img.nii.gz").write_bytes(b"another image")
+
+    with pytest.raises(ResumeError, match=r"img\.nii\.gz"):
+        _open(folder, dataset, ASKED, resume=True)
+
+
+def test_before_any_training_a_changed_command_simply_starts_over(folder, dataset):
+    begin(folder, dataset, trained=False)
+
+    options = _open(folder, dataset, TrainOptions(dataset_name="M", minutes=7), resume=False)
+
+    assert options.minutes == 7
+    assert folder.finished_stages() == {}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 99}', b"\xff\xfe"])
+def test_a_damaged_journal_is_explained_when_training_would_be_lost(folder, dataset, content):
+    begin(folder, dataset, trained=True)
+    folder.journal_file.write_bytes(content)
+
+    with pytest.raises(ResumeError, match="--fresh"):
+        _open(folder, dataset, ASKED, resume=False)
+
+    assert folder.checkpoint_file.exists()
