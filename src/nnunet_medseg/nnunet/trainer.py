@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,6 +34,7 @@ from nnunet_medseg.budget.epochs import (
 from nnunet_medseg.budget.overhead import Allowance
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, TrainingError
+from nnunet_medseg.files import write_atomic
 from nnunet_medseg.hardware import Device, core_count
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
@@ -422,6 +423,7 @@ class BudgetedTrainer(nnUNetTrainer):
             started_s = self.clock.used_s
             self.load_checkpoint(str(self.setup.checkpoint))
             self.clock.start(used_before_s=self.clock.used_s + started_s)
+        trim_history(self.setup.history, self.current_epoch)
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
@@ -506,8 +508,24 @@ def _as_float(outputs: Any) -> Any:
     return outputs.float()
 
 
-def read_history(path: Path) -> Iterator[Epoch]:
-    """Read the epochs that a training wrote."""
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield Epoch(**json.loads(line))
+def read_history(path: Path) -> list[Epoch]:
+    """Read the epochs that a training wrote, up to a line that was cut short.
+
+    Returns:
+        None of them when there is no file.
+    """
+    epochs: list[Epoch] = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                epochs.append(Epoch(**json.loads(line)))
+            except json.JSONDecodeError:
+                break
+    return epochs
+
+
+def trim_history(path: Path, epochs: int) -> None:
+    """Keep the first epochs only: those after the last checkpoint are done again."""
+    kept = [epoch for epoch in read_history(path) if epoch.number <= epochs]
+    lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in kept)
+    write_atomic(path, lines.encode())

@@ -237,7 +237,7 @@ def train(run: Run) -> None:
 
 
 def _announce(run: Run) -> None:
-    from nnunet_medseg.nnunet.trainer import will_compile
+    from nnunet_medseg.nnunet.trainer import read_history, will_compile
 
     precision = precision_of(run)
     compiled = (
@@ -248,8 +248,8 @@ def _announce(run: Run) -> None:
     console.detail(f"training on {run.device.name} in {precision}{compiled}")
     if run.device.kind == "cpu":
         console.detail("a GPU does many times as many iterations in the same minutes")
-    now = datetime.now().astimezone()
-    end = now + timedelta(seconds=run.options.minutes * 60)
+    used_s = max((epoch.used_s for epoch in read_history(run.folder.history_file)), default=0.0)
+    end = datetime.now().astimezone() + timedelta(seconds=run.options.minutes * 60 - used_s)
     text = f"training ends at {end:%H:%M:%S}"
     if read_cases(run.folder.raw, "evaluate"):
         limit = end + timedelta(seconds=evaluation_limit_s(run.options.minutes * 60))
@@ -296,7 +296,7 @@ def _record_training(run: Run, trainer: Any) -> None:
     from nnunet_medseg.nnunet.trainer import read_history
     from nnunet_medseg.nnunet.weights import hash_tensors, read_checkpoint
 
-    *_, last = read_history(run.folder.history_file)
+    last = read_history(run.folder.history_file)[-1]
     case = _reference_case(run)
     with chatter(run.folder.log_file):
         # From the network in memory, not from a file: the file is what will be verified.
@@ -306,6 +306,7 @@ def _record_training(run: Run, trainer: Any) -> None:
         segmenter = _segmenter(model, run)
         started = time.monotonic()
         labels = segmenter.segment(case.images)
+        reference_s = time.monotonic() - started
     np.savez_compressed(run.folder.reference_file, labels=labels)
     content = read_checkpoint(run.folder.checkpoint_file)
     record = {
@@ -315,7 +316,7 @@ def _record_training(run: Run, trainer: Any) -> None:
         "epochs": content["epoch"],
         "final_loss": last.loss,
         "tensors": tensors,
-        "reference_s": time.monotonic() - started,
+        "reference_s": reference_s,
         "reference_images": [str(path) for path in case.images],
     }
     write_json(run.folder.training_file, record)
