@@ -135,6 +135,19 @@ def test_help_imports_no_heavy_library(call):
     assert result.stderr.strip() == "[]"
 
 
+def test_the_workflows_load_without_torch_so_that_its_threads_can_be_told_how_to_wait():
+    program = (
+        "import sys, nnunet_medseg.workflows.train, nnunet_medseg.workflows.predict;"
+        "print([name for name in ('torch', 'nnunetv2') if name in sys.modules])"
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert result.stdout.strip() == "[]"
+
+
 def test_the_public_names_are_those_that_are_listed():
     for name in nnunet_medseg.__all__:
         assert getattr(nnunet_medseg, name).__name__ == name

@@ -15,7 +15,6 @@ from typing import Any
 
 from nnunet_medseg.bundle.manifest import Manifest, stock_command, write_manifest
 from nnunet_medseg.files import hash_file, write_json
-from nnunet_medseg.nnunet.weights import write_checkpoint
 
 __all__ = ["ModelParts", "build_model", "program_version", "versions"]
 
@@ -66,6 +65,9 @@ def build_model(folder: Path, parts: ModelParts, facts: Mapping[str, Any]) -> Ma
     Returns:
         The manifest, which is written last.
     """
+    # Late: torch must not be imported before its threads are told how to wait (environment.py).
+    from nnunet_medseg.nnunet.weights import write_checkpoint
+
     fold_folder = folder / f"fold_{parts.fold}"
     fold_folder.mkdir(parents=True)
     write_json(folder / "plans.json", dict(parts.plans))
