@@ -14,12 +14,12 @@ import pytest
 from nnunet_medseg import run_folder
 from nnunet_medseg.errors import ResumeError
 from nnunet_medseg.files import read_json, write_json
-from nnunet_medseg.run_folder import Journal, RunFolder, find_runs, is_writable, lock
+from nnunet_medseg.run_folder import Journal, RunFolder, find_runs, is_writable, lock, sweep
 
 HOLDER = """
 import sys
 from pathlib import Path
-from nnunet_medseg.run_folder import lock
+from nnunet_medseg.run_folder import lock, sweep
 
 with lock(Path(sys.argv[1])):
     print("held", flush=True)
@@ -199,3 +199,16 @@ def test_a_folder_that_takes_files_is_writable_and_stays_empty(tmp_path):
 
 def test_a_folder_that_takes_no_files_is_not_writable(tmp_path):
     assert not is_writable(tmp_path / "missing")
+
+
+def test_a_removal_that_was_cut_off_is_finished_and_no_run_any_more(tmp_path):
+    half_removed = tmp_path / "runs" / ".removed-12345678"
+    (half_removed / "training").mkdir(parents=True)
+    (tmp_path / "scratch-abc").mkdir()
+
+    runs = find_runs(tmp_path)
+    sweep(tmp_path)
+
+    assert runs == ()
+    assert not half_removed.exists()
+    assert not (tmp_path / "scratch-abc").exists()

@@ -2,7 +2,7 @@
 
 UserError                   the user can put it right: one paragraph, no traceback
 ├── UsageError          2   an option is wrong
-├── DatasetError        3   the dataset has problems; carries the list of findings
+├── DatasetError        3   the dataset or an image has problems
 ├── FolderError         4   a folder or disk is missing, read-only, full or occupied
 ├── BudgetError         5   the time is too short for this dataset on this machine
 ├── ResumeError         6   an unfinished run stands in the way, or another run is active

@@ -12,9 +12,10 @@ import multiprocessing.connection
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TypeVar
@@ -59,6 +60,22 @@ def _context() -> BaseContext:
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
+@contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let processes that are started here ignore Ctrl-C from their first moment on.
+
+    A terminal sends it to all of them, and one that is still importing would print a traceback.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def warm_up(modules: Sequence[str]) -> None:
     """Import modules in the fork server, in the background, for the workers to come.
 
@@ -70,7 +87,8 @@ def warm_up(modules: Sequence[str]) -> None:
     from multiprocessing import forkserver
 
     context.set_forkserver_preload(list(modules))
-    forkserver.ensure_running()
+    with _deaf_to_ctrl_c():
+        forkserver.ensure_running()
 
 
 def map_in_workers(
@@ -130,8 +148,10 @@ def run_in_fresh_process(
         log: File that takes what the process prints.
 
     Returns:
-        The result, or the error: the function's own, or BrokenProcessPool when it was killed.
+        A finished future, which holds the result or the error: the function's own, or
+        BrokenProcessPool when the process was killed.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log,)) as pool:
+    pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log,))
+    with pool, _deaf_to_ctrl_c():
         return pool.submit(function, argument)

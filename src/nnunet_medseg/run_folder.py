@@ -8,6 +8,8 @@ Does not promise: two machines that share a folder without file locks being kept
 from __future__ import annotations
 
 import os
+import secrets
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -27,10 +29,15 @@ __all__ = [
     "find_runs",
     "is_writable",
     "lock",
+    "remove_run",
+    "sweep",
 ]
 
 # nnU-Net wants a number and a name; the user's name is not used, since it would travel in plans.
 DATASET_NAME = "Dataset001_medseg"
+
+REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
+SCRATCH = "scratch-"  # temporary folders of a prediction
 
 FORMAT = 1  # raise it when a stage writes something that an older program cannot read
 LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
@@ -113,6 +120,12 @@ class RunFolder:
         """Return the seconds of each finished stage, by name."""
         return {stage.name: stage.seconds for stage in self.journal().stages}
 
+    def change_options(self, options: dict[str, Any]) -> None:
+        """Go on with other options; the finished stages must not depend on what changed."""
+        journal = self.journal()
+        journal.options = options
+        self._write(journal)
+
     def forget(self, stage: str) -> None:
         """Take a stage out of the journal, so that it runs again."""
         journal = self.journal()
@@ -129,12 +142,27 @@ class RunFolder:
         self._write(journal)
 
 
+def remove_run(run: RunFolder) -> None:
+    """Remove a run folder; one that is cut off in removing is no run any more."""
+    doomed = run.root.with_name(f"{REMOVED}{secrets.token_hex(4)}")
+    run.root.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep(work_folder: Path) -> None:
+    """Finish removals that were cut off; call it while holding the lock."""
+    for pattern in (f"runs/{REMOVED}*", f"{SCRATCH}*"):
+        for folder in work_folder.glob(pattern):
+            shutil.rmtree(folder)
+
+
 def find_runs(work_folder: Path) -> tuple[RunFolder, ...]:
     """Return the unfinished runs in a work folder, by name."""
     runs = work_folder / "runs"
     if not runs.is_dir():
         return ()
-    return tuple(RunFolder(path) for path in sorted(runs.iterdir()) if path.is_dir())
+    folders = (path for path in sorted(runs.iterdir()) if path.is_dir())
+    return tuple(RunFolder(path) for path in folders if not path.name.startswith(REMOVED))
 
 
 @contextmanager

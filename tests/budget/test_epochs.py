@@ -16,6 +16,7 @@ from nnunet_medseg.budget.epochs import (
     MAX_EPOCHS,
     MIN_ITERATIONS,
     PROBE_ITERATIONS,
+    is_overdue,
     iterations_of_next_epoch,
     nominal_epoch_s,
     tolerance_s,
@@ -212,3 +213,18 @@ def test_no_epoch_starts_when_less_than_half_an_iteration_is_left(left_s):
 )
 def test_the_tolerance_is_the_largest_of_three(asked_s, iteration_s, expected_s):
     assert tolerance_s(asked_s, iteration_s) == expected_s
+
+
+@pytest.mark.parametrize("factor", [1.0, 4.0, 10.0, 100.0])
+@pytest.mark.parametrize("slow_from_s", [10.0, 40.0, 55.0, 59.0])
+def test_however_slow_a_machine_becomes_training_ends_within_the_tolerance(factor, slow_from_s):
+    asked_s, time_s, iteration_s = 60.0, 1.0, 0.05
+
+    while count := iterations_of_next_epoch(asked_s - time_s, iteration_s, asked_s):
+        for _ in range(count):
+            iteration_s = 0.05 * (factor if time_s >= slow_from_s else 1.0)
+            time_s += iteration_s
+            if is_overdue(asked_s - time_s, iteration_s, asked_s):
+                break
+
+    assert abs(time_s - asked_s) <= tolerance_s(asked_s, 0.05 * factor)

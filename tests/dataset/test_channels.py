@@ -13,7 +13,7 @@ MRI_RANGE = (0.0, 900.0)
 
 
 def make_facts(*ranges):
-    return CaseFacts("case_0001", (16, 16, 16), (1.0, 1.0, 1.0), "LPS", ranges, {1: 1}, (), "")
+    return CaseFacts("case_0001", (16, 16, 16), (1.0, 1.0, 1.0), ranges, {1: 1}, (), "")
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,6 @@ def test_a_good_case_has_facts_and_no_findings(tmp_path, extension):
     assert inspection.facts.name == "case_0001"
     assert inspection.facts.shape == (16, 16, 16)
     assert inspection.facts.spacing_mm == (2.0, 1.0, 1.5)
-    assert inspection.facts.orientation == "LPS"
     assert inspection.facts.label_voxels == {2: 64, 5: 64}
     assert inspection.facts.shifted_files == ()
     assert inspection.facts.value_ranges == (

@@ -73,13 +73,24 @@ def test_other_files_are_asked_about_even_with_resume(folder, dataset):
         _open(folder, dataset, ASKED, resume=True)
 
 
-def test_before_any_training_a_changed_command_simply_starts_over(folder, dataset):
+def test_before_any_training_another_time_keeps_what_is_prepared(folder, dataset):
     begin(folder, dataset, trained=False)
 
     options = _open(folder, dataset, TrainOptions(dataset_name="M", minutes=7), resume=False)
 
     assert options.minutes == 7
+    assert list(folder.finished_stages()) == ["check"]
+    assert folder.journal().options["minutes"] == 7
+
+
+def test_before_any_training_another_label_starts_over_and_says_so(folder, dataset, capsys):
+    begin(folder, dataset, trained=False)
+
+    options = _open(folder, dataset, TrainOptions(dataset_name="M", label="2"), resume=False)
+
+    assert options.label == "2"
     assert folder.finished_stages() == {}
+    assert "label: NONE then, 2 now" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 99}', b"\xff\xfe"])

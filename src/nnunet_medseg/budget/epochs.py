@@ -8,6 +8,7 @@ __all__ = [
     "MAX_EPOCHS",
     "MIN_ITERATIONS",
     "PROBE_ITERATIONS",
+    "is_overdue",
     "iterations_of_next_epoch",
     "nominal_epoch_s",
     "tolerance_s",
@@ -73,3 +74,21 @@ def iterations_of_next_epoch(left_s: float, iteration_s: float, asked_s: float) 
     if left_s <= min(tolerance_s(asked_s, iteration_s) / (SLOWDOWN - 1), epoch_s):
         return max(1, round(left_s / iteration_s))
     return max(1, math.floor(min(epoch_s, left_s / SLOWDOWN) / iteration_s))
+
+
+def is_overdue(left_s: float, iteration_s: float, asked_s: float) -> bool:
+    """Tell whether one more iteration would end beyond the tolerance.
+
+    Epochs finish; only when a machine becomes so slow within the last one that the promise about
+    the time would be broken, it ends early.
+
+    Args:
+        left_s: Seconds left; negative when the time is over.
+        iteration_s: Seconds the last iteration took.
+        asked_s: The whole training duration in seconds.
+
+    Examples:
+        >>> is_overdue(-1.0, 0.5, 60.0), is_overdue(-4.8, 0.5, 60.0)
+        (False, True)
+    """
+    return left_s + tolerance_s(asked_s, iteration_s) < iteration_s

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import errno
+import os
 import platform
+import signal
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NoReturn
@@ -43,13 +47,14 @@ def through_the_door(command: Callable[[], int]) -> int:
     """Run a command; print its error, if any, and return the exit status."""
     console.attach()
     try:
-        return command()
+        with _terminated_as_interrupted():
+            return command()
     except UserError as error:
         return _tell(error)
     except KeyboardInterrupt:
         console.error(
             "Interrupted.",
-            "Everything is kept; the same command goes on where it stopped.",
+            "Nothing is lost: a training or a prediction goes on with the same command.",
         )
         return EXIT_INTERRUPTED
     except MemoryError:
@@ -59,6 +64,19 @@ def through_the_door(command: Callable[[], int]) -> int:
         return _tell(known) if known is not None else _tell_ours(error)
     except Exception as error:  # noqa: BLE001 the last door: what nobody foresaw
         return _tell_ours(error)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Treat SIGTERM, which schedulers send before they kill, as Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _tell(error: UserError) -> int:
@@ -80,8 +98,7 @@ def _folder_error(error: OSError) -> FolderError | None:
 def _tell_ours(error: Exception) -> int:
     path = _write_log(error)
     console.error(
-        f"The program failed: {type(error).__name__}. This is our fault. "
-        "Nothing of yours was deleted.",
+        f"The program failed: {type(error).__name__}. This is our fault.",
         f"Please report it with {path}, which holds versions and no names of patients or folders.",
     )
     return EXIT_INTERNAL
@@ -96,10 +113,11 @@ def _write_log(error: Exception) -> Path:
     lines += [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     # The message may hold a name; its kind and place tell enough.
     lines += ["", type(error).__name__, scrub(str(error)) if not isinstance(error, OSError) else ""]
-    name = f"medseg-error-{time.strftime('%Y%m%d-%H%M%S')}.log"
-    path = Path(tempfile.gettempdir()) / name
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    prefix = f"medseg-error-{time.strftime('%Y%m%d-%H%M%S')}-"
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
+    with os.fdopen(handle, "w", encoding="utf-8") as log:
+        log.write("\n".join(lines) + "\n")
+    return Path(name)
 
 
 def _version(name: str) -> str:

@@ -207,7 +207,6 @@ def _facts(item: dict[str, Any]) -> CaseFacts:
         name=item["name"],
         shape=tuple(item["shape"]),
         spacing_mm=tuple(item["spacing_mm"]),
-        orientation=item["orientation"],
         value_ranges=tuple((low, high) for low, high in item["value_ranges"]),
         label_voxels={int(value): count for value, count in item["label_voxels"].items()},
         shifted_files=tuple(item["shifted_files"]),

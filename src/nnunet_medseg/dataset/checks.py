@@ -23,7 +23,6 @@ from nnunet_medseg.volume import (
     Volume,
     VolumeError,
     grid_shift,
-    orientation_code,
     read_volume,
 )
 
@@ -51,7 +50,6 @@ class CaseFacts:
         name: Our name of the case.
         shape: `(z, y, x)` of the first image as stored.
         spacing_mm: `(z, y, x)` in mm as stored.
-        orientation: Where the axes x, y, z point, such as `LPS`.
         value_ranges: Smallest and largest value of each channel.
         label_voxels: Number of voxels by label value, the background left out.
         shifted_files: Places in `images + (label,)` whose header differs from the first image's by
@@ -62,7 +60,6 @@ class CaseFacts:
     name: str
     shape: tuple[int, int, int]
     spacing_mm: tuple[float, float, float]
-    orientation: str
     value_ranges: tuple[tuple[float, float], ...]
     label_voxels: dict[int, int]
     shifted_files: tuple[int, ...]
@@ -118,7 +115,6 @@ def _facts(case: Case, volumes: Sequence[Volume]) -> CaseFacts:
         name=case.name,
         shape=(z, y, x),
         spacing_mm=first.spacing_mm,
-        orientation=orientation_code(first),
         value_ranges=tuple(
             (float(image.array.min()), float(image.array.max())) for image in volumes[:-1]
         ),

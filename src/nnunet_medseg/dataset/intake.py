@@ -79,6 +79,9 @@ def _layout_of(folder: Path) -> ModuleType | None:
 def _unknown(folder: Path) -> DatasetError:
     kinds = Counter(extension_of(path) for path in all_images(folder, EXTENSIONS))
     seen = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "no image file"
+    links = [path.name for path in folder.iterdir() if path.is_symlink()]
+    if links:
+        seen += f", and {', '.join(links)}, a link, which is not followed"
     problem = f"No dataset is recognised in {folder}; it holds {seen}."
     return DatasetError(problem, fix=CONVENTIONS)
 

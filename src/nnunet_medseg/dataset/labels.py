@@ -79,7 +79,7 @@ def _parse_item(item: str, text: str) -> LabelWish:
     if number is not None and not 1 <= number <= LARGEST_VALUE:
         problem = f"-l {text}: {value} cannot be a label value; 0 is the background."
         raise UsageError(problem, fix=f"Use a value from 1 to {LARGEST_VALUE}.")
-    if name.lower() in RESERVED_NAMES or not name.isprintable():
+    if name.lower() in RESERVED_NAMES or name.isdigit() or not name.isprintable():
         problem = f"-l {text}: '{name}' cannot be the name of a label."
         raise UsageError(problem, fix="Choose another name.")
     return LabelWish(name or None, number)

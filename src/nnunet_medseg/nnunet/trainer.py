@@ -28,6 +28,7 @@ from nnunet_medseg.budget.epochs import (
     MAX_EPOCHS,
     MIN_ITERATIONS,
     PROBE_ITERATIONS,
+    is_overdue,
     iterations_of_next_epoch,
     nominal_epoch_s,
 )
@@ -210,8 +211,12 @@ class BudgetedTrainer(nnUNetTrainer):
             KeyboardInterrupt: When `should_stop` said so.
         """
         self.clock.start()
+        self.on_train_start()
+        if not self._next_iterations():
+            # Killed between its last epoch and the journal: all is trained.
+            return
         try:
-            self.on_train_start()
+            self.dataloader_train, self.dataloader_val = self.get_dataloaders()
             while (count := self._next_iterations()) and self.current_epoch < MAX_EPOCHS:
                 epoch = self._run_epoch(count, on_iteration, should_stop)
                 on_epoch(epoch)
@@ -241,6 +246,8 @@ class BudgetedTrainer(nnUNetTrainer):
             if should_stop():
                 self.save_checkpoint(str(self.setup.checkpoint))
                 raise KeyboardInterrupt
+            if is_overdue(self.clock.left_s, times[-1], self.clock.asked_s):
+                break
         is_probe, self.progress.is_measured = not self.progress.is_measured, True
         self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
         self._require_numbers(losses)
@@ -262,10 +269,10 @@ class BudgetedTrainer(nnUNetTrainer):
 
     def _require_enough_time(self, step_s: float) -> None:
         if self.progress.iterations + self.clock.left_s / step_s < MIN_ITERATIONS:
-            needed = (self.clock.used_s + MIN_ITERATIONS * step_s) / 60
+            needed = 1.5 * (self.clock.used_s + MIN_ITERATIONS * step_s) / 60
             problem = (
                 f"-t {self.setup.asked_s / 60:g} is too short: an iteration takes {step_s:.2f} s "
-                f"on this machine, and fewer than {MIN_ITERATIONS} do not make a model."
+                f"on this machine just now, and fewer than {MIN_ITERATIONS} do not make a model."
             )
             fix = f"Use -t {math.ceil(needed * 10) / 10:g} at least; ten times that is sensible."
             raise BudgetError(problem, fix=fix)
@@ -394,6 +401,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.saved_at_s = content["used_s"]
         self.progress.validation = Allowance(VALIDATION_SHARE, content["validation_s"])
         self.progress.checkpoints = Allowance(CHECKPOINT_SHARE, content["checkpoints_s"])
+        axes = content["mirror_axes"]
+        self.inference_allowed_mirroring_axes = tuple(axes) if axes else None
         self.clock.start(used_before_s=content["used_s"])
 
     def network_state(self) -> dict[str, Any]:
@@ -410,7 +419,7 @@ class BudgetedTrainer(nnUNetTrainer):
     # --- data ----------------------------------------------------------------------------------
 
     def on_train_start(self) -> None:
-        """Build network, loss and loaders; go on from the checkpoint if there is one.
+        """Build network and loss; go on from the checkpoint if there is one.
 
         nnU-Net also copies files and plots the network here, which nobody would see.
         """
@@ -424,7 +433,6 @@ class BudgetedTrainer(nnUNetTrainer):
             self.load_checkpoint(str(self.setup.checkpoint))
             self.clock.start(used_before_s=self.clock.used_s + started_s)
         trim_history(self.setup.history, self.current_epoch)
-        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
 
     def get_dataloaders(self) -> tuple[Any, Any]:

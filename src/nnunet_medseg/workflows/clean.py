@@ -9,7 +9,7 @@ from pathlib import Path
 
 from nnunet_medseg.errors import UsageError, UserError
 from nnunet_medseg.files import list_files, read_json
-from nnunet_medseg.run_folder import RunFolder, find_runs, lock
+from nnunet_medseg.run_folder import RunFolder, find_runs, lock, remove_run
 
 __all__ = ["UnfinishedRun", "discard_run", "list_runs", "remove_runs"]
 
@@ -49,7 +49,7 @@ def discard_run(run: RunFolder) -> None:
         # A delivered model has another name by now; it stays.
         if hidden.is_dir():
             shutil.rmtree(hidden)
-    shutil.rmtree(run.root)
+    remove_run(run)
 
 
 def remove_runs(work_folder: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -66,6 +66,8 @@ def remove_runs(work_folder: Path, names: Sequence[str]) -> tuple[str, ...]:
         UsageError: When one is not there; nothing is removed then.
         ResumeError: When a command is at work in the folder.
     """
+    if not names:
+        return ()
     with lock(work_folder):
         runs = {run.root.name: run for run in find_runs(work_folder)}
         missing = [name for name in names if name not in runs]

@@ -28,7 +28,7 @@ from nnunet_medseg.files import (
     write_json,
 )
 from nnunet_medseg.hardware import choose_device
-from nnunet_medseg.run_folder import is_writable, lock
+from nnunet_medseg.run_folder import SCRATCH, is_writable, lock, sweep
 from nnunet_medseg.volume import (
     Volume,
     extension_of,
@@ -43,6 +43,7 @@ from nnunet_medseg.workflows.check import show_findings
 __all__ = ["predict"]
 
 RECORD = "predicted.json"  # in the work folder: what an interrupted prediction has written
+UNFINISHED = ".medseg-unfinished-"  # temporary folders beside the segmentations
 SAME_GRID = 1e-3  # of a voxel: what headers of a format round to
 
 
@@ -95,6 +96,9 @@ def predict(
         problem = f"The folder {output} cannot be written to."
         raise FolderError(problem, fix="Give yourself the right to write there.")
     with lock(work):
+        sweep(work)
+        for folder in output.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(folder)
         return _predict(source, output, work, model_folder, device, delete_input=delete_input)
 
 
@@ -235,7 +239,7 @@ def _require_free_names(
 def _segment(job: _Job, case: Unlabelled) -> None:
     from nnunet_medseg.nnunet.environment import chatter
 
-    with tempfile.TemporaryDirectory(dir=job.work, prefix="predict-") as temporary:
+    with tempfile.TemporaryDirectory(dir=job.work, prefix=SCRATCH) as temporary:
         first = read_volume(case.images[0])
         images = [_on_grid(path, first, Path(temporary)) for path in case.images]
         with chatter(job.log):
@@ -260,7 +264,7 @@ def _write_checked(output: Path, name: str, result: Volume) -> None:
     """Write under a hidden name, read back, compare, and only then move into place."""
     target = output / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=".unfinished-") as temporary:
+    with tempfile.TemporaryDirectory(dir=output, prefix=UNFINISHED) as temporary:
         written = Path(temporary) / target.name
         write_volume(written, result)
         back = read_volume(written)
@@ -283,8 +287,8 @@ def _tell(
     console.detail(f"{len(cases)} segmentations are in {output}")
     if not delete_input:
         return
+    present = {item.path for item in list_files(source)}
     kept = delete_listed(source, listed, keep_root=True)
-    known = {item.path for item in listed}
-    console.detail(f"deleted: {len(known - set(kept))} image files of the input folder")
+    console.detail(f"deleted: {len(present - set(kept))} image files of the input folder")
     for name in kept[:20]:
         console.warn(f"kept, since it is new, changed, or no image: {name}")

@@ -32,7 +32,7 @@ from nnunet_medseg.dataset.raw_layout import (
     read_cases,
     write_description,
 )
-from nnunet_medseg.errors import FolderError, VerificationError
+from nnunet_medseg.errors import DatasetError, FolderError, VerificationError
 from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
 from nnunet_medseg.files import ListedFile, delete_listed, list_files, read_json, write_json
 from nnunet_medseg.hardware import core_count, free_disk_bytes, free_memory_bytes, workers_for
@@ -112,6 +112,20 @@ def _part(checked: Checked, name: str) -> str:
     return "train" if name in checked.split.train else "evaluate"
 
 
+def _require_dataset(run: Run) -> None:
+    """Refuse to go on when files of the dataset are gone that the run reads where they are."""
+    missing = [
+        path.name
+        for part in ("train", "evaluate")
+        for case in read_cases(run.folder.raw, part)
+        for path in (*case.images, case.label)
+        if not path.exists()
+    ]
+    if missing:
+        problem = f"{len(missing)} files of the dataset in {run.dataset_folder} are gone."
+        raise DatasetError(problem, fix="Put them back and run the same command; it goes on.")
+
+
 # --- plan and preprocess -----------------------------------------------------------------------
 
 
@@ -119,6 +133,7 @@ def plan(run: Run) -> None:
     """Let nnU-Net measure the training cases and plan the one configuration to train."""
     from nnunet_medseg.nnunet.environment import chatter
 
+    _require_dataset(run)
     cases = read_cases(run.folder.raw, "train")
     workers = _say_workers(run, read_shapes(run), len(cases))
     with console.progress("Measuring", len(cases), "cases") as bar, chatter(run.folder.log_file):
@@ -166,6 +181,7 @@ def preprocess(run: Run) -> None:
     """Crop, normalise and resample the cases that train, and those watched meanwhile."""
     from nnunet_medseg.nnunet.environment import chatter
 
+    _require_dataset(run)
     cases = [*read_cases(run.folder.raw, "train"), *_watched(run)]
     with chatter(run.folder.log_file):
         from nnunet_medseg.nnunet.planning import preprocess
@@ -296,6 +312,7 @@ def _record_training(run: Run, trainer: Any) -> None:
     from nnunet_medseg.nnunet.trainer import read_history
     from nnunet_medseg.nnunet.weights import hash_tensors, read_checkpoint
 
+    _require_dataset(run)
     last = read_history(run.folder.history_file)[-1]
     case = _reference_case(run)
     with chatter(run.folder.log_file):
@@ -358,6 +375,7 @@ def evaluate(run: Run) -> None:
     from nnunet_medseg.nnunet.environment import chatter
     from nnunet_medseg.nnunet.weights import read_checkpoint
 
+    _require_dataset(run)
     checked = load_checked(run.folder.check_file)
     cases = read_cases(run.folder.raw, "evaluate")
     run.folder.evaluation_file.touch()
@@ -487,6 +505,10 @@ def bundle(run: Run) -> None:
 
 
 def _name_hidden(run: Run) -> None:
+    if run.folder.delivery_file.exists() and _hidden(run).parent != run.folders.output:
+        # The output folder is another one now.
+        shutil.rmtree(_hidden(run), ignore_errors=True)
+        run.folder.delivery_file.unlink()
     if not run.folder.delivery_file.exists():
         # The token keeps two work folders that share an output folder apart.
         name = f".{run.options.dataset_name}.unfinished-{secrets.token_hex(4)}"
@@ -532,6 +554,7 @@ def verify(run: Run) -> None:
     """Prove in a fresh process that the model on disk is the one that was trained."""
     from nnunet_medseg.bundle.verify import Proof, verify_in_fresh_process
 
+    _require_dataset(run)
     training = read_json(run.folder.training_file)
     proof = Proof(
         model=str(_hidden(run) / "model"),
@@ -594,26 +617,30 @@ def clean(run: Run) -> None:
             seen.append(record)
             bar.update(len(seen))
 
+        present = {item.path for item in list_files(run.dataset_folder)}
         is_input = run.dataset_folder == run.folders.input
         kept = delete_listed(run.dataset_folder, listed, keep_root=is_input, on_file=count)
     _remove_empty_parents(run)
-    _say_deleted(run, len(listed), kept)
+    _say_deleted(run, len(present - set(kept)), kept)
 
 
 def _remove_empty_parents(run: Run) -> None:
     for parent in run.dataset_folder.parents:
-        if run.folders.input not in parent.parents or any(parent.iterdir()):
+        if run.folders.input not in parent.parents:
             return
-        parent.rmdir()
+        if parent.is_dir() and not any(parent.iterdir()):
+            parent.rmdir()
 
 
-def _say_deleted(run: Run, listed: int, kept: tuple[str, ...]) -> None:
-    known = {item["path"] for item in read_json(run.folder.inventory_file)}
-    deleted = listed - len(known.intersection(kept))
+def _say_deleted(run: Run, deleted: int, kept: tuple[str, ...]) -> None:
     console.detail(f"deleted: {deleted} files of the dataset copy")
     around = {run.dataset_folder, *run.dataset_folder.parents}
-    beside: list[str] = []
-    if run.dataset_folder != run.folders.input:
-        beside = [path.name for path in run.folders.input.iterdir() if path not in around]
+    beside = [
+        path.relative_to(run.folders.input).as_posix()
+        for parent in run.dataset_folder.parents
+        if parent.is_dir() and run.folders.input in (parent, *parent.parents)
+        for path in parent.iterdir()
+        if path not in around
+    ]
     for name in [*kept, *beside][:20]:
         console.warn(f"kept, since it is new, changed, or beside the dataset: {name}")

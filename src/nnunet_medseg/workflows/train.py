@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,14 @@ from nnunet_medseg.errors import FolderError, ModelError, ResumeError, UserError
 from nnunet_medseg.files import ListedFile, list_files, read_json
 from nnunet_medseg.hardware import choose_device, core_count
 from nnunet_medseg.parallel import warm_up
-from nnunet_medseg.run_folder import Journal, RunFolder, is_writable, lock
+from nnunet_medseg.run_folder import (
+    Journal,
+    RunFolder,
+    is_writable,
+    lock,
+    remove_run,
+    sweep,
+)
 from nnunet_medseg.workflows import stages
 from nnunet_medseg.workflows.clean import discard_run
 from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
@@ -38,6 +44,10 @@ STAGES = (
     Stage("deliver", stages.deliver),
     Stage("clean", stages.clean),
 )
+
+
+# What no stage before training looks at.
+MATTERS_FROM_TRAINING_ON = {"minutes", "device", "evaluate_all", "key", "delete_input"}
 
 
 @dataclass(frozen=True)
@@ -87,12 +97,19 @@ def train(
     console.heading(f"{asked.dataset_name}: training for {asked.minutes:g} minutes")
     _require_folders(folders)
     with lock(folders.work):
+        sweep(folders.work)
         run_folder = RunFolder(folders.work / "runs" / asked.dataset_name)
         if fresh and run_folder.root.exists():
+            # First: nothing is discarded for an input that cannot be trained on.
+            find_dataset(folders.input)
             discard_run(run_folder)
         if _is_delivered(run_folder):
+            before = run_folder.journal()
             result = _tidy_up(run_folder, folders)
             if not _has_dataset(folders.input):
+                return result
+            if before.options == asked.to_json():
+                console.detail("that was this command; run it again to train once more")
                 return result
         return _train_in(run_folder, folders, asked, resume=resume)
 
@@ -137,7 +154,7 @@ def _finish(run: Run) -> TrainResult:
     if manifest is None:
         problem = f"The delivered model in {target} is gone."
         raise ModelError(problem, fix="Nothing else was deleted. Train again with --fresh.")
-    shutil.rmtree(run.folder.root)
+    remove_run(run.folder)
     return TrainResult(target, manifest)
 
 
@@ -162,16 +179,18 @@ def _open(
 ) -> TrainOptions:
     """Make the run's folder, or go on with the one that is there; return the options that hold."""
     if run_folder.root.exists():
-        before, differences = _compare(run_folder, dataset_folder, asked)
-        files_differ = any(difference.startswith("file") for difference in differences)
-        if not differences:
+        before, changes = _compare(run_folder, dataset_folder, asked)
+        if not changes.options and not changes.files:
             return asked
-        if resume and before is not None and not files_differ:
+        if resume and before is not None and not changes.files:
             console.detail("going on with the unfinished run as it began")
             return before
         if run_folder.checkpoint_file.exists():
-            raise _ask(run_folder, differences, files_differ=files_differ)
-        # Nothing is lost that takes long.
+            raise _ask(run_folder, changes)
+        if not changes.files and changes.options.keys() <= MATTERS_FROM_TRAINING_ON:
+            run_folder.change_options(asked.to_json())
+            return asked
+        console.detail(f"an unfinished run began otherwise ({changes}); starting over")
         discard_run(run_folder)
     journal = Journal(
         program_version=program_version(),
@@ -182,42 +201,56 @@ def _open(
     return asked
 
 
+@dataclass(frozen=True)
+class _Changes:
+    """How a command differs from the unfinished run that it finds."""
+
+    options: dict[str, str]
+    files: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = [*self.options.values(), *self.files]
+        return "; ".join(shown[:5]) + (" …" if len(shown) > 5 else "")
+
+
 def _compare(
     run_folder: RunFolder, dataset_folder: Path, asked: TrainOptions
-) -> tuple[TrainOptions | None, list[str]]:
+) -> tuple[TrainOptions | None, _Changes]:
     try:
         journal = run_folder.journal()
         before = TrainOptions(**journal.options)
     except (UserError, TypeError):
         if run_folder.checkpoint_file.exists():
             raise
-        return None, ["the journal cannot be read"]
-    differences = [
-        f"{name}: {journal.options[name]} then, {value} now"
+        return None, _Changes({}, ("the journal cannot be read",))
+    then = before.to_json()
+    options = {
+        name: f"{name}: {then[name]} then, {value} now"
         for name, value in asked.to_json().items()
-        if journal.options[name] != value
-    ]
+        if then[name] != value
+    }
+    files: tuple[str, ...] = ()
     if journal.dataset_folder != str(dataset_folder):
-        differences.append("files: the dataset lay in another folder")
+        files = ("the dataset lay in another folder",)
     elif "check" in run_folder.finished_stages():
-        differences += _compare_files(run_folder, dataset_folder)
-    return before, differences
+        files = _compare_files(run_folder, dataset_folder)
+    return before, _Changes(options, files)
 
 
-def _compare_files(run_folder: RunFolder, dataset_folder: Path) -> list[str]:
+def _compare_files(run_folder: RunFolder, dataset_folder: Path) -> tuple[str, ...]:
     def stamps(listed: list[ListedFile]) -> dict[str, ListedFile]:
         return {item.path: replace(item, sha256="") for item in listed}
 
     before = stamps([ListedFile(**item) for item in read_json(run_folder.inventory_file)])
     now = stamps(list(list_files(dataset_folder)))
     changed = [path for path in before.keys() | now.keys() if before.get(path) != now.get(path)]
-    return [f"file {path}: not as it was" for path in sorted(changed)]
+    return tuple(f"file {path}: not as it was" for path in sorted(changed))
 
 
-def _ask(run_folder: RunFolder, differences: list[str], *, files_differ: bool) -> ResumeError:
-    shown = "; ".join(differences[:5]) + (" …" if len(differences) > 5 else "")
-    problem = f"There is an unfinished run of {run_folder.root.name} that began otherwise: {shown}."
-    if files_differ:
+def _ask(run_folder: RunFolder, changes: _Changes) -> ResumeError:
+    name = run_folder.root.name
+    problem = f"There is an unfinished run of {name} that began otherwise: {changes}."
+    if changes.files:
         fix = "Put the files back, or use --fresh to discard that run and start again."
     else:
         fix = "Use --resume to go on with it as it began, or --fresh to discard it and start again."
