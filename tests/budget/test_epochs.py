@@ -64,8 +64,10 @@ class Training:
         return tolerance_s(self.asked_s, self.longest_iteration_s)
 
 
-def run_iterations(machine: Machine, training: Training, count: int, rng: random.Random) -> float:
-    """Let the time of `count` iterations pass; return the longest of them."""
+def run_iterations(
+    machine: Machine, training: Training, count: int, rng: random.Random
+) -> tuple[int, float]:
+    """Let the time of `count` iterations pass; return how many were done, and the longest."""
     longest_s, left = 0.0, count
     starts = [share * training.asked_s for share, _ in machine.loads]
     while left > 0:
@@ -81,7 +83,9 @@ def run_iterations(machine: Machine, training: Training, count: int, rng: random
         training.time_s += steps * step_s
         longest_s = max(longest_s, step_s)
         left -= steps
-    return longest_s
+        if is_overdue(training.asked_s - training.time_s, step_s, training.asked_s):
+            break
+    return count - left, longest_s
 
 
 def train(machine: Machine, asked_s: float) -> Training:
@@ -103,7 +107,7 @@ def train(machine: Machine, asked_s: float) -> Training:
             break
         began_s = training.time_s
         training.rates.append((clock.share, learning_rate(clock.share, peak=0.05)))
-        longest_s = run_iterations(machine, training, count, rng)
+        count, longest_s = run_iterations(machine, training, count, rng)
         epoch_s = training.time_s - began_s
         iteration_s = epoch_s / count
         training.iterations += count
