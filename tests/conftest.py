@@ -12,6 +12,7 @@ from nnunet_medseg import console
 
 # As the program sets it for itself, before anything imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 # The same examples in every run: what is green stays green until the code changes.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
