@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -214,3 +215,16 @@ def test_a_dataset_folder_that_became_a_link_to_the_original_is_left_alone(tmp_p
 
     assert kept == ("a.txt", "sub/b.txt", "sub/deep/c.txt")
     assert len(list_files(tmp_path / "original")) == 3
+
+
+def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path, monkeypatch):
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+
+    with pytest.raises(OSError, match="No space") as caught:
+        write_atomic(tmp_path / "model.pth", b"weights")
+
+    assert caught.value.filename == str(tmp_path / "model.pth")
+    assert list(tmp_path.iterdir()) == []

@@ -75,8 +75,11 @@ def write_atomic(path: Path, content: bytes, *, mode: int | None = None) -> None
             os.fsync(stream.fileno())
         temporary.chmod(mode if mode is not None else 0o666 & ~_umask())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as cause:
         temporary.unlink(missing_ok=True)
+        if isinstance(cause, OSError) and cause.errno is not None and cause.filename is None:
+            # A full disk is told by the system without saying which.
+            cause.filename = str(path)
         raise
 
 

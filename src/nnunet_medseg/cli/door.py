@@ -85,7 +85,7 @@ def _tell(error: UserError) -> int:
 
 
 def _folder_error(error: OSError) -> FolderError | None:
-    place = error.filename or "a disk"
+    place = error.filename or "the output or the work folder"
     if error.errno in FULL_DISK:
         problem = f"No space is left on the disk of {place}."
         return FolderError(problem, fix="Make room, then run the same command again; it goes on.")
