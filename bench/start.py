@@ -51,12 +51,12 @@ def patch():
         os._exit(0)
     trainer.BudgetedTrainer.train_step = first
 if __name__ == "__main__":
-    from nnunet_medseg.workflows import stages
-    announce = stages._announce
+    from nnunet_medseg.workflows.stages import training
+    announce = training._announce
     def patched(run):
         patch()
         announce(run)
-    stages._announce = patched
+    training._announce = patched
     from nnunet_medseg.cli.main import exe_train
     exe_train(Path(sys.argv[1]), ["-d", "Bench", "-t", "10", "-i", "MRI", "--device", "cpu"])
 """

@@ -77,6 +77,7 @@ class RunFolder:
         self.preprocessed = root / "nnUNet_preprocessed"
         self.dataset = self.preprocessed / DATASET_NAME
         self.results = root / "nnUNet_results"
+        self.plan_file = root / "plan.json"
         self.training = root / "training"
         self.checkpoint_file = self.training / "checkpoint.pth"
         self.history_file = self.training / "history.jsonl"

@@ -21,7 +21,7 @@ from nnunet_medseg.budget.epochs import (
     nominal_epoch_s,
     tolerance_s,
 )
-from nnunet_medseg.budget.schedule import WARM_UP_SHARE, learning_rate
+from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError
 
 EXACT_ITERATIONS = 64  # longer epochs take the mean of their noise
@@ -106,7 +106,7 @@ def train(machine: Machine, asked_s: float) -> Training:
         if count == 0:
             break
         began_s = training.time_s
-        training.rates.append((clock.share, learning_rate(clock.share, peak=0.05)))
+        training.rates.append((clock.share, learning_rate(clock.share, 0.05, 0.02, "linear")))
         count, longest_s = run_iterations(machine, training, count, rng)
         epoch_s = training.time_s - began_s
         iteration_s = epoch_s / count
@@ -118,7 +118,7 @@ def train(machine: Machine, asked_s: float) -> Training:
             raise BudgetError(problem, fix="")
         if clock.left_s > iteration_s:
             training.time_s += machine.overhead * epoch_s
-    training.rates.append((clock.share, learning_rate(clock.share, peak=0.05)))
+    training.rates.append((clock.share, learning_rate(clock.share, 0.05, 0.02, "linear")))
     return training
 
 
@@ -168,7 +168,7 @@ def test_training_ends_when_the_time_does_on_any_machine(machine, asked_s):
 def test_the_rate_falls_after_the_warm_up_and_ends_near_zero(machine, asked_s):
     training = train_if_possible(machine, asked_s)
 
-    falling = [rate for share, rate in training.rates if share >= WARM_UP_SHARE]
+    falling = [rate for share, rate in training.rates if share >= 0.02]
     assert falling == sorted(falling, reverse=True)
     # Training stops early only when less than half an iteration is left.
     assert falling[-1] <= 0.05 * training.longest_iteration_s / asked_s + 1e-9

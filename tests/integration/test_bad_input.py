@@ -98,7 +98,7 @@ def test_an_output_folder_that_is_a_file_is_explained(tmp_path, capsys):
 
 def test_a_full_disk_is_foreseen(tmp_path, capsys, monkeypatch):
     copy_in(tmp_path / "Input_nnUNet_train" / "Data", cases=2)
-    monkeypatch.setattr("nnunet_medseg.workflows.stages.free_disk_bytes", lambda _: 1000)
+    monkeypatch.setattr("nnunet_medseg.workflows.stages.checking.free_disk_bytes", lambda _: 1000)
 
     status = run_train(tmp_path)
 

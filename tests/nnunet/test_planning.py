@@ -22,8 +22,9 @@ from nnunet_medseg.nnunet.planning import (
     RawFiles,
     configuration_of,
     extract_fingerprint,
-    plan,
+    make_plans,
     preprocess,
+    write_plans,
 )
 from nnunet_medseg.nnunet.plans import check_plans
 from nnunet_medseg.phantom import PhantomSpec
@@ -73,9 +74,16 @@ def make_measured(folder: Path, *specs: PhantomSpec) -> list[RawFiles]:
     return cases
 
 
+def plan(folder: Path) -> str:
+    """Write nnU-Net's own plans and return the configuration."""
+    plans, configuration = make_plans(DATASET_NAME)
+    write_plans(folder, plans)
+    return configuration
+
+
 def make_planned(folder: Path, *specs: PhantomSpec) -> Planned:
     """Make a measured dataset with plans."""
-    return Planned(make_measured(folder, *specs), folder, plan(DATASET_NAME, folder))
+    return Planned(make_measured(folder, *specs), folder, plan(folder))
 
 
 def plan_for(folder: Path, fingerprint: dict) -> str:
@@ -83,7 +91,7 @@ def plan_for(folder: Path, fingerprint: dict) -> str:
     write_raw_dataset(folder.parents[1] / "raw", [SLICE])
     folder.mkdir(parents=True)
     write_json(folder / "dataset_fingerprint.json", fingerprint)
-    return plan(DATASET_NAME, folder)
+    return plan(folder)
 
 
 def voxels_of(planned: Planned) -> dict[str, tuple[np.ndarray, np.ndarray]]:

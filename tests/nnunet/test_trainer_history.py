@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from nnunet_medseg.nnunet.trainer import Epoch, read_history, trim_history
+from nnunet_medseg.nnunet.history import Epoch, read_history, trim_history
 
 
 def write(path: Path, numbers: list[int], tail: str = "") -> None:

@@ -52,8 +52,17 @@ class SplitFacts(_Record):
     held_out_cases: int
 
 
+class PlanFacts(_Record):
+    """How large voxels, patch and network are, and why; times in seconds."""
+
+    size: str
+    reason: str
+    forecast_step_s: float
+    forecast_steps: int
+
+
 class TrainingFacts(_Record):
-    """The training in numbers; times in seconds."""
+    """The training in numbers; times in seconds, shares of the time that was used."""
 
     asked_s: float
     used_s: float
@@ -63,6 +72,10 @@ class TrainingFacts(_Record):
     device: str
     precision: str
     seed: int
+    recipe: dict[str, str | float | bool] = {}
+    share_in_steps: float | None = None
+    share_waiting_for_data: float | None = None
+    setbacks: int = 0
 
 
 class EvaluationFacts(_Record):
@@ -86,6 +99,7 @@ class Manifest(_Record):
     channels: list[str]
     configuration: str
     split: SplitFacts
+    plan: PlanFacts | None = None
     training: TrainingFacts
     evaluation: EvaluationFacts
     stock_command: str

@@ -59,6 +59,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
     add("--seed", default="12345", help="of folds, weights and patches; default: 12345")
+    add(
+        "--plan",
+        default="auto",
+        help="auto: voxels, patch and network as large as the minutes allow; default: as nnU-Net "
+        "plans them; default: auto",
+    )
     add("--work_dir", default=None, metavar="FOLDER", help="folder for work in progress")
     add("--resume", action="store_true", help="go on with an unfinished run as it began")
     add("--fresh", action="store_true", help="discard an unfinished run of that name")
@@ -117,6 +123,7 @@ def _train(
         extension=options.image_extension,
         device=options.device,
         seed=options.seed,
+        plan=options.plan,
         evaluate_all=options.evaluate_all,
         key=not options.no_key,
         delete_input=delete,

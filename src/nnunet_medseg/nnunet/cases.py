@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import blosc2
@@ -39,16 +40,52 @@ def _read_locations(path: str) -> dict[int, np.ndarray[Any, Any]]:
     return {int(label): array[array[:, 0] == label, 1:] for label in np.unique(array[:, 0])}
 
 
+class _Held:
+    """An array in memory that, as a packed one on disk does, gives out copies.
+
+    Augmentation works in place.
+    """
+
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self._array = array
+        self.shape, self.dtype, self.ndim = array.shape, array.dtype, array.ndim
+
+    def __getitem__(self, place: Any) -> np.ndarray[Any, Any]:
+        return np.array(self._array[place])
+
+
 class PreprocessedCases(nnUNetDatasetBlosc2):
     """nnU-Net's dataset, with the places of labels from plain arrays in place of a pickle."""
+
+    _unpacked: Mapping[str, tuple[Any, Any]] = MappingProxyType({})
+
+    def unpack(self, limit_bytes: float) -> int:
+        """Hold all cases unpacked in memory, if they fit; workers that are forked share them.
+
+        Returns:
+            The bytes that are held; 0 when the limit does not allow it.
+        """
+        opened = {name: self._open(name) for name in self.identifiers}
+        size_bytes = sum(array.nbytes for pair in opened.values() for array in pair)
+        if size_bytes > limit_bytes:
+            return 0
+        self._unpacked = {
+            name: (_Held(data[:]), _Held(seg[:])) for name, (data, seg) in opened.items()
+        }
+        return int(size_bytes)
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
         """Open a case; voxels are read when a patch is cut."""
         base = str(Path(self.source_folder) / identifier)
+        data, seg = self._unpacked.get(identifier) or self._open(identifier)
+        return data, seg, None, {"class_locations": _read_locations(base + LOCATIONS_ENDING)}
+
+    def _open(self, identifier: str) -> tuple[Any, Any]:
+        base = str(Path(self.source_folder) / identifier)
         options = {"mode": "r", "dparams": {"nthreads": 1}, **self.mmap_kwargs}
         data = blosc2.open(urlpath=f"{base}.b2nd", **options)
         seg = blosc2.open(urlpath=f"{base}_seg.b2nd", **options)
-        return data, seg, None, {"class_locations": _read_locations(base + LOCATIONS_ENDING)}
+        return data, seg
 
     @staticmethod
     def get_identifiers(folder: str) -> list[str]:

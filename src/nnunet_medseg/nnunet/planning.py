@@ -23,8 +23,11 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize
+from nnunet_medseg.evaluation.components import typical_object_voxels
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.nnunet.cases import PreprocessedCases, write_locations
+from nnunet_medseg.nnunet.planner import PlainPlanner, ResidualPlanner
 from nnunet_medseg.parallel import map_in_workers
 
 __all__ = [
@@ -33,11 +36,14 @@ __all__ = [
     "RawFiles",
     "configuration_of",
     "extract_fingerprint",
-    "plan",
+    "make_plans",
     "preprocess",
+    "read_smallest_object_mm3",
+    "write_plans",
 ]
 
 PLANS_NAME = "nnUNetPlans"
+OBJECTS_NAME = "objects.json"
 
 # nnU-Net draws 10e7 values; percentiles of a tenth of that agree to four digits, and the draw no
 # longer dominates the planning of small datasets.
@@ -65,7 +71,7 @@ def extract_fingerprint(
     log: Path,
     on_case: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Write `dataset_fingerprint.json`, as nnU-Net's extractor would, from the training cases.
+    """Write the fingerprint, as nnU-Net's extractor would, and the sizes of labelled objects.
 
     Args:
         cases: Training cases only: nothing of a held-out patient shapes the plans.
@@ -77,7 +83,7 @@ def extract_fingerprint(
     samples = INTENSITY_SAMPLES // len(cases)
     jobs = [(case, samples) for case in cases]
     results = map_in_workers(_analyse, jobs, workers=workers, log=log, on_result=on_case)
-    shapes, spacings, intensities, _, shares = zip(*results, strict=True)
+    shapes, spacings, intensities, _, shares, objects = zip(*results, strict=True)
     channels = len(intensities[0])
     fingerprint = {
         "spacings": [[float(value) for value in spacing] for spacing in spacings],
@@ -90,6 +96,7 @@ def extract_fingerprint(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "dataset_fingerprint.json", fingerprint)
+    write_json(folder / OBJECTS_NAME, {"smallest_mm3": _smallest_object_mm3(objects)})
 
 
 def _analyse(job: tuple[RawFiles, int]) -> tuple[Any, ...]:
@@ -97,7 +104,24 @@ def _analyse(job: tuple[RawFiles, int]) -> tuple[Any, ...]:
     result = DatasetFingerprintExtractor.analyze_case(
         list(case.images), case.label, SimpleITKIOWithReorient, samples
     )
-    return tuple(result)
+    label_map, properties = SimpleITKIOWithReorient().read_seg(case.label)
+    voxel_mm3 = float(np.prod(properties["spacing"]))
+    labels = [int(label) for label in np.unique(label_map) if label > 0]
+    voxels = typical_object_voxels(label_map[0].astype(np.int32), labels)
+    return (*result, {label: count * voxel_mm3 for label, count in voxels.items()})
+
+
+def _smallest_object_mm3(objects: Sequence[dict[int, float]]) -> float:
+    """Return the typical size of an object of the label whose objects are the smallest."""
+    labels = {label for case in objects for label in case}
+    return min(
+        float(np.median([case[label] for case in objects if label in case])) for label in labels
+    )
+
+
+def read_smallest_object_mm3(folder: Path) -> float:
+    """Return what `extract_fingerprint` wrote about the size of labelled objects, in mm3."""
+    return float(read_json(folder / OBJECTS_NAME)["smallest_mm3"])
 
 
 def _describe(values: np.ndarray[Any, Any]) -> dict[str, float]:
@@ -113,48 +137,19 @@ def _describe(values: np.ndarray[Any, Any]) -> dict[str, float]:
     }
 
 
-class _Planner(ExperimentPlanner):
-    """nnU-Net's planner, told which axis a dataset of single slices is thin along.
-
-    nnU-Net trains 2D only when the axis it puts first has one slice: the one with the largest
-    spacing, resampled to a spacing that may be the smallest of the dataset. A slice that is thick,
-    and as thick in every case, is usual, but not certain.
-    """
-
-    def determine_fullres_target_spacing(self) -> np.ndarray[Any, Any]:
-        target = super().determine_fullres_target_spacing()
-        thin = self._thin_axis()
-        if thin is not None:
-            # A slice of median thickness stays one slice.
-            target[thin] = np.median(np.vstack(self.dataset_fingerprint["spacings"])[:, thin])
-        return np.asarray(target)
-
-    def determine_transpose(self) -> tuple[list[int], list[int]]:
-        first = self._thin_axis()
-        if first is None:
-            first = int(np.argmax(self.determine_fullres_target_spacing()))
-        forward = [first, *(axis for axis in range(3) if axis != first)]
-        return forward, [forward.index(axis) for axis in range(3)]
-
-    def _thin_axis(self) -> int | None:
-        sizes = np.median(self.dataset_fingerprint["shapes_after_crop"], axis=0)
-        return int(np.argmin(sizes)) if 1 in sizes else None
-
-
-def plan(dataset: str, folder: Path) -> str:
-    """Write the plans with the one configuration that will be trained.
+def make_plans(dataset: str, size: PlanSize = NNUNET_SIZE) -> tuple[dict[str, Any], str]:
+    """Return plans with the one configuration that would be trained.
 
     Args:
-        dataset: Name of the raw dataset, whose folder nnU-Net finds in its environment.
-        folder: Preprocessed folder of the dataset.
+        dataset: Name of the raw dataset, whose folders nnU-Net finds in its environment; its
+            fingerprint is there.
+        size: How large voxels, patch and network are.
 
     Returns:
-        "3d_fullres", or "2d" for a dataset of single slices.
+        The plans, and "3d_fullres", or "2d" for a dataset of single slices.
     """
-    planner = _Planner(dataset, plans_name=PLANS_NAME)
-    # With this threshold at zero no time goes into a low-resolution configuration.
-    planner.lowres_creation_threshold = 0.0
-    plans = planner.plan_experiment()
+    planner = ResidualPlanner if size.is_residual else PlainPlanner
+    plans = planner(dataset, size, PLANS_NAME).plan_experiment()
     name = "3d_fullres" if "3d_fullres" in plans["configurations"] else "2d"
     chosen = plans["configurations"][name]
     if name == "3d_fullres":
@@ -162,9 +157,14 @@ def plan(dataset: str, folder: Path) -> str:
         share = float(np.prod(chosen["patch_size"]) / image_voxels)
         chosen["batch_dice"] = share < SMALL_PATCH_SHARE
     plans["configurations"] = {name: chosen}
+    # A name that every installation of nnU-Net finds.
     plans["experiment_planner_used"] = ExperimentPlanner.__name__
+    return plans, name
+
+
+def write_plans(folder: Path, plans: dict[str, Any]) -> None:
+    """Write the plans that preprocessing and training read, in the preprocessed folder."""
     write_json(folder / f"{PLANS_NAME}.json", plans)
-    return name
 
 
 def configuration_of(folder: Path) -> tuple[dict[str, Any], str]:

@@ -7,12 +7,12 @@ checkpoints hold plain types; and nothing is written that names a machine, a pat
 
 from __future__ import annotations
 
-import json
 import math
+import multiprocessing
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 
 from nnunet_medseg.budget.clock import TrainingClock
 from nnunet_medseg.budget.epochs import (
@@ -33,27 +34,27 @@ from nnunet_medseg.budget.epochs import (
     nominal_epoch_s,
 )
 from nnunet_medseg.budget.overhead import Allowance
+from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, TrainingError
-from nnunet_medseg.files import write_atomic
-from nnunet_medseg.hardware import Device, core_count
+from nnunet_medseg.hardware import Device, core_count, free_memory_bytes
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
+from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
+from nnunet_medseg.nnunet.rescue import MAX_SETBACKS, Rescue, is_out_of_memory, smaller_batch
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 
 __all__ = [
     "BudgetedTrainer",
-    "Epoch",
     "TrainingSetup",
     "make_trainer",
-    "read_history",
     "will_compile",
 ]
 
-# Measured on the hippocampus, 5 minutes on a 2-core CPU: momentum 0.9 with a peak of 0.05 reaches a
-# Dice of 0.85 where nnU-Net's 0.99 and 0.01 reach 0.63.
-PEAK_LEARNING_RATE = 0.05
+# nnU-Net's 0.99 averages over about 100 iterations, of which a short training has few.
 MOMENTUM = 0.9
+CACHE_SHARE = 0.25  # of the free memory, for unpacked cases
+ADAMW_WEIGHT_DECAY = 0.01  # torch's own default
 
 # Compiling takes minutes and speeds up what follows; short trainings do not earn it back. Not yet
 # measured on a GPU.
@@ -80,6 +81,8 @@ class TrainingSetup:
         checkpoint: File that a later run goes on from.
         history: File that takes one JSON line an epoch.
         log: File that takes what nnU-Net has to say.
+        recipe: Optimizer, rates, augmentation and averaging.
+        compiled: Whether the network is compiled first.
     """
 
     device: Device
@@ -90,30 +93,8 @@ class TrainingSetup:
     checkpoint: Path
     history: Path
     log: Path
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What happened in an epoch.
-
-    Attributes:
-        number: 1 for the first.
-        iterations: Of all epochs so far.
-        used_s: Of the budget so far.
-        iteration_s: Seconds an iteration took in this epoch.
-        loss: Mean training loss of the epoch.
-        learning_rate: At its end.
-        patch_dice: Mean foreground Dice on patches of held-out cases, smoothed; None without them.
-            It is not the Dice of whole images.
-    """
-
-    number: int
-    iterations: int
-    used_s: float
-    iteration_s: float
-    loss: float
-    learning_rate: float
-    patch_dice: float | None
+    recipe: Recipe
+    compiled: bool = False
 
 
 @dataclass
@@ -123,6 +104,9 @@ class _Progress:
     iterations: int = 0
     iteration_s: float = math.nan
     is_measured: bool = False
+    waited_s: float = 0.0
+    stepping_s: float = 0.0
+    setbacks: int = 0
     patch_dice: float | None = None
     saved_at_s: float = 0.0
     validation: Allowance = field(default_factory=lambda: Allowance(VALIDATION_SHARE))
@@ -132,13 +116,13 @@ class _Progress:
 class _ClockedRate:
     """Sets the learning rate from the clock; nnU-Net calls `step` as it would a scheduler's."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, share: Callable[[], float]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, rate: Callable[[], float]) -> None:
         self._optimizer = optimizer
-        self._share = share
+        self._rate = rate
 
     def step(self, _: int | None = None) -> None:
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(self._share(), PEAK_LEARNING_RATE)
+            group["lr"] = self._rate()
 
 
 def make_trainer(
@@ -180,6 +164,9 @@ class BudgetedTrainer(nnUNetTrainer):
         self.clock = TrainingClock(setup.asked_s)
         self.num_epochs = MAX_EPOCHS
         self.progress = _Progress()
+        self.rescue = Rescue()
+        self.cached_bytes = 0
+        self.average: list[torch.Tensor] | None = None
         if setup.device.kind == "cuda":
             # nnU-Net forces the first GPU.
             torch.cuda.set_device(setup.device.index)
@@ -196,33 +183,95 @@ class BudgetedTrainer(nnUNetTrainer):
         on_iteration: Callable[[float], None] = lambda _: None,
         on_epoch: Callable[[Epoch], None] = lambda _: None,
         should_stop: Callable[[], bool] = lambda: False,
+        on_trouble: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Train from the start, or from the checkpoint, until the time is over.
+
+        When the memory does not suffice, the batch becomes smaller, then the patch. When the loss
+        explodes, the training goes back to its last good weights with half the learning rate.
 
         Args:
             on_iteration: Called after each iteration with the seconds used.
             on_epoch: Called after each epoch.
             should_stop: Asked after each iteration; when true, a checkpoint is written and
                 KeyboardInterrupt raised.
+            on_trouble: Called with a sentence for the user when either has happened.
 
         Raises:
             BudgetError: When the time does not suffice for 20 iterations.
-            TrainingError: When the loss is no longer a number.
+            TrainingError: When the loss has exploded four times, or no patch fits the memory.
             KeyboardInterrupt: When `should_stop` said so.
         """
         self.clock.start()
         self.on_train_start()
-        if not self._next_iterations():
-            # Killed between its last epoch and the journal: all is trained.
-            return
-        try:
-            self.dataloader_train, self.dataloader_val = self.get_dataloaders()
-            while (count := self._next_iterations()) and self.current_epoch < MAX_EPOCHS:
-                epoch = self._run_epoch(count, on_iteration, should_stop)
-                on_epoch(epoch)
-            self.save_checkpoint(str(self.setup.checkpoint))
-        finally:
-            self.stop_workers()
+        while self._next_iterations() and self.current_epoch < MAX_EPOCHS:
+            try:
+                self._train_on(on_iteration, on_epoch, should_stop, on_trouble)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            finally:
+                self.stop_workers()
+            # Outside of the handler, whose traceback holds on to the memory of the failed step.
+            on_trouble(self._shrink())
+        # Also after a kill between the last epoch and the journal.
+        self.save_checkpoint(str(self.setup.checkpoint))
+
+    def _train_on(
+        self,
+        on_iteration: Callable[[float], None],
+        on_epoch: Callable[[Epoch], None],
+        should_stop: Callable[[], bool],
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        while (count := self._next_iterations()) and self.current_epoch < MAX_EPOCHS:
+            losses = self._run_iterations(count, on_iteration, should_stop)
+            if self.rescue.is_exploded(losses):
+                on_trouble(self._go_back())
+            else:
+                on_epoch(self._close_epoch(losses))
+
+    def _go_back(self) -> str:
+        """Return to the last good weights with half the rate; return what to tell the user."""
+        self.progress.setbacks += 1
+        if self.progress.setbacks > MAX_SETBACKS:
+            problem = (
+                f"The training diverged {MAX_SETBACKS + 1} times, each time with a lower rate."
+            )
+            fix = (
+                "Run again with another --seed; if it happens again, check the images' intensities."
+            )
+            raise TrainingError(problem, fix=fix)
+        self.rescue.restore(self._bare_network())
+        # The momentum is part of what went wrong.
+        self.optimizer.state.clear()
+        self.average = None
+        return (
+            "the loss exploded; going on from the last good weights with "
+            f"{2**self.progress.setbacks} times lower a learning rate"
+        )
+
+    def _shrink(self) -> str:
+        """Make batch or patch smaller; return what to tell the user."""
+        patch = [int(side) for side in self.configuration_manager.patch_size]
+        configuration = self.configuration_manager.configuration
+        batch, patch = smaller_batch(int(configuration["batch_size"]), patch, self._strides())
+        configuration["batch_size"] = self.batch_size = batch
+        configuration["patch_size"] = patch
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.progress.is_measured = False
+        shown = " x ".join(str(side) for side in patch)
+        return f"the memory does not suffice; going on with batch {batch} and patch {shown}"
+
+    def _strides(self) -> list[int]:
+        return [
+            math.prod(sides)
+            for sides in zip(*self.configuration_manager.pool_op_kernel_sizes, strict=True)
+        ]
 
     def _next_iterations(self) -> int:
         step_s = self.progress.iteration_s
@@ -232,40 +281,41 @@ class BudgetedTrainer(nnUNetTrainer):
         # After an interruption the machine may be another, or busier: measure anew.
         return count if self.progress.is_measured else min(count, PROBE_ITERATIONS)
 
-    def _run_epoch(
+    def _run_iterations(
         self, count: int, on_iteration: Callable[[float], None], should_stop: Callable[[], bool]
-    ) -> Epoch:
+    ) -> list[float]:
         self.network.train()
         losses, times = [], []
         for _ in range(count):
-            started = time.monotonic()
-            losses.append(float(self.train_step(next(self.dataloader_train))["loss"]))
-            times.append(time.monotonic() - started)
+            started_s = self.clock.used_s
+            batch = next(self.dataloader_train)
+            self.progress.waited_s += self.clock.used_s - started_s
+            losses.append(float(self.train_step(batch)["loss"]))
+            self._average()
             self.progress.iterations += 1
+            times.append(self.clock.used_s - started_s)
             on_iteration(self.clock.used_s)
             if should_stop():
-                self.save_checkpoint(str(self.setup.checkpoint))
+                if math.isfinite(losses[-1]):
+                    self.save_checkpoint(str(self.setup.checkpoint))
                 raise KeyboardInterrupt
-            if is_overdue(self.clock.left_s, times[-1], self.clock.asked_s):
+            is_late = is_overdue(self.clock.left_s, times[-1], self.clock.asked_s)
+            if is_late or not math.isfinite(losses[-1]):
                 break
+        self.progress.stepping_s += sum(times)
         is_probe, self.progress.is_measured = not self.progress.is_measured, True
         self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
-        self._require_numbers(losses)
         if is_probe:
             # The fastest: a machine that is still warming up must not refuse what it could do.
             self._require_enough_time(min(times))
+        return losses
+
+    def _close_epoch(self, losses: list[float]) -> Epoch:
+        self.rescue.remember(self._bare_network())
         self.current_epoch += 1
         self._maybe_validate()
         self._maybe_save()
         return self._record(float(np.mean(losses)))
-
-    def _require_numbers(self, losses: list[float]) -> None:
-        if not np.isfinite(losses).all():
-            problem = "The training diverged: the loss is no longer a number."
-            fix = (
-                "Run again with another --seed; if it happens again, check the images' intensities."
-            )
-            raise TrainingError(problem, fix=fix)
 
     def _require_enough_time(self, step_s: float) -> None:
         if self.progress.iterations + self.clock.left_s / step_s < MIN_ITERATIONS:
@@ -287,22 +337,35 @@ class BudgetedTrainer(nnUNetTrainer):
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             patch_dice=self.progress.patch_dice,
         )
-        with self.setup.history.open("a", encoding="utf-8") as history:
-            history.write(json.dumps(asdict(epoch)) + "\n")
+        append_epoch(self.setup.history, epoch)
         return epoch
 
     # --- one step ------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, _ClockedRate]:
-        """Return SGD with the momentum that short trainings want, and the clocked rate."""
-        optimizer = torch.optim.SGD(
-            self.network.parameters(),
-            PEAK_LEARNING_RATE,
-            weight_decay=self.weight_decay,
-            momentum=MOMENTUM,
-            nesterov=True,
+        """Return the recipe's optimizer, and the rate that follows the clock."""
+        recipe = self.setup.recipe
+        optimizer: torch.optim.Optimizer
+        if recipe.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(
+                self.network.parameters(), recipe.peak_rate, weight_decay=ADAMW_WEIGHT_DECAY
+            )
+        else:
+            optimizer = torch.optim.SGD(
+                self.network.parameters(),
+                recipe.peak_rate,
+                weight_decay=self.weight_decay,
+                momentum=MOMENTUM,
+                nesterov=True,
+            )
+        return optimizer, _ClockedRate(optimizer, self._rate)
+
+    def _rate(self) -> float:
+        recipe = self.setup.recipe
+        rate = learning_rate(
+            self.clock.share, recipe.peak_rate, recipe.warm_up_share, recipe.schedule
         )
-        return optimizer, _ClockedRate(optimizer, lambda: self.clock.share)
+        return rate / 2**self.progress.setbacks
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Do one iteration; on a CPU that has it, in bfloat16 with the loss in float32."""
@@ -325,7 +388,7 @@ class BudgetedTrainer(nnUNetTrainer):
         return nullcontext()
 
     def _do_i_compile(self) -> bool:
-        return will_compile(self.setup.device, self.setup.asked_s)
+        return self.setup.compiled
 
     # --- a look at held-out patches ------------------------------------------------------------
 
@@ -379,6 +442,10 @@ class BudgetedTrainer(nnUNetTrainer):
             "iterations": self.progress.iterations,
             "iteration_s": self.progress.iteration_s,
             "patch_dice": self.progress.patch_dice,
+            "waited_s": self.progress.waited_s,
+            "stepping_s": self.progress.stepping_s,
+            "setbacks": self.progress.setbacks,
+            "average": self.average,
             "used_s": self.clock.used_s,
             "validation_s": self.progress.validation.spent_s,
             "checkpoints_s": self.progress.checkpoints.spent_s,
@@ -398,6 +465,12 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.iterations = content["iterations"]
         self.progress.iteration_s = content["iteration_s"]
         self.progress.patch_dice = content["patch_dice"]
+        self.progress.waited_s = content["waited_s"]
+        self.progress.stepping_s = content["stepping_s"]
+        self.progress.setbacks = content["setbacks"]
+        if content["average"] is not None:
+            place = next(self._bare_network().parameters()).device
+            self.average = [average.to(place) for average in content["average"]]
         self.progress.saved_at_s = content["used_s"]
         self.progress.validation = Allowance(VALIDATION_SHARE, content["validation_s"])
         self.progress.checkpoints = Allowance(CHECKPOINT_SHARE, content["checkpoints_s"])
@@ -416,24 +489,92 @@ class BudgetedTrainer(nnUNetTrainer):
         # A compiled network wraps the one whose names checkpoints use.
         return cast("torch.nn.Module", getattr(self.network, "_orig_mod", self.network))
 
+    # --- averaging -----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        if not self.setup.recipe.averaging:
+            return
+        weights: list[torch.Tensor] = list(self._bare_network().parameters())
+        if self.average is None:
+            self.average = [weight.detach().clone() for weight in weights]
+        share = 1.0 / (1.0 + self.setup.recipe.averaging * self.progress.iterations)
+        torch._foreach_lerp_(self.average, weights, share)
+
+    @torch.no_grad()
+    def use_average(self) -> None:
+        """Put the running average in the place of the weights."""
+        if self.average is not None:
+            weights: list[torch.Tensor] = list(self._bare_network().parameters())
+            torch._foreach_copy_(weights, self.average)
+
     # --- data ----------------------------------------------------------------------------------
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802 - nnU-Net's name
+        """Return what nnU-Net chooses, without mirroring when the recipe has none."""
+        chosen = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if self.setup.recipe.mirroring:
+            return tuple(chosen)
+        self.inference_allowed_mirroring_axes = None
+        return (*chosen[:3], None)
 
     def on_train_start(self) -> None:
         """Build network and loss; go on from the checkpoint if there is one.
 
         nnU-Net also copies files and plots the network here, which nobody would see.
         """
-        torch.manual_seed(self.setup.seed)
-        # `initialize` looks for the kind of files; ours are read by our class.
-        self.initialize()
-        self.dataset_class = PreprocessedCases
+        self.prepare_network()
         if self.setup.checkpoint.is_file():
             # Loading takes time that the clock already counts.
             started_s = self.clock.used_s
             self.load_checkpoint(str(self.setup.checkpoint))
             self.clock.start(used_before_s=self.clock.used_s + started_s)
+        self.rescue.remember(self._bare_network())
         trim_history(self.setup.history, self.current_epoch)
+
+    def prepare_network(self) -> None:
+        """Build network, loss and optimizer."""
+        torch.manual_seed(self.setup.seed)
+        self.initialize()
         self.set_deep_supervision_enabled(self.enable_deep_supervision)
+        self.network.train()
+
+    def initialize(self) -> None:
+        """Do what nnU-Net's does on one device, without a look at preprocessed files.
+
+        Plans are measured before there are any, and ours are read by our class.
+        """
+        self._set_batch_size_and_oversample()
+        self.num_input_channels = determine_num_input_channels(
+            self.plans_manager, self.configuration_manager, self.dataset_json
+        )
+        self.network = self.build_network_architecture(
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        ).to(self.device)
+        if self._do_i_compile():
+            self.network = torch.compile(self.network)
+        self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        self.loss = self._build_loss()
+        self.was_initialized = True
+
+    def random_batch(self) -> dict[str, Any]:
+        """Return a batch of noise with the shapes of a real one, to measure a step with."""
+        patch = self.configuration_manager.patch_size
+        scales = self._get_deep_supervision_scales() or [[1.0] * len(patch)]
+        labels = len(self.label_manager.all_labels)
+        targets = [
+            torch.randint(
+                labels,
+                (self.batch_size, 1, *(round(s * f) for s, f in zip(patch, scale, strict=True))),
+            ).to(torch.int16)
+            for scale in scales
+        ]
+        data = torch.randn(self.batch_size, self.num_input_channels, *patch)
+        return {"data": data, "target": targets}
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the training loader, and one of held-out patches or None.
@@ -452,6 +593,7 @@ class BudgetedTrainer(nnUNetTrainer):
             use_mask_for_norm=self.configuration_manager.use_mask_for_norm,
             foreground_labels=labels,
         )  # fmt: skip
+        weaken(augment, self.setup.recipe.augmentation)
         train = self._loader(SafeLoader, self.setup.train, initial_patch, augment)
         loader = self._start_workers(train)
         if not self.setup.watched:
@@ -463,13 +605,17 @@ class BudgetedTrainer(nnUNetTrainer):
     def _loader(
         self, kind: type[Any], cases: tuple[str, ...], cut: Any, transforms: Any
     ) -> nnUNetDataLoader:
+        dataset = PreprocessedCases(self.preprocessed_dataset_folder, list(cases))
+        # Where workers are not forked, each would get a copy of its own.
+        if kind is SafeLoader and multiprocessing.get_start_method() == "fork":
+            self.cached_bytes = dataset.unpack(CACHE_SHARE * free_memory_bytes())
         return kind(
-            PreprocessedCases(self.preprocessed_dataset_folder, list(cases)),
+            dataset,
             self.batch_size,
             cut,
             self.configuration_manager.patch_size,
             self.label_manager,
-            oversample_foreground_percent=self.oversample_foreground_percent,
+            oversample_foreground_percent=self.setup.recipe.oversampling,
             transforms=transforms,
         )
 
@@ -510,30 +656,15 @@ class BudgetedTrainer(nnUNetTrainer):
         """Write nothing: nnU-Net's file names the machine and its folders."""
 
 
+def weaken(augment: Any, factor: float) -> None:
+    """Multiply the probability of each random augmentation; mirroring is not one of these."""
+    for transform in augment.transforms:
+        for name in ("apply_probability", "p_rotation", "p_scaling"):
+            if hasattr(transform, name):
+                setattr(transform, name, factor * getattr(transform, name))
+
+
 def _as_float(outputs: Any) -> Any:
     if isinstance(outputs, (list, tuple)):
         return [output.float() for output in outputs]
     return outputs.float()
-
-
-def read_history(path: Path) -> list[Epoch]:
-    """Read the epochs that a training wrote, up to a line that was cut short.
-
-    Returns:
-        None of them when there is no file.
-    """
-    epochs: list[Epoch] = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                epochs.append(Epoch(**json.loads(line)))
-            except json.JSONDecodeError:
-                break
-    return epochs
-
-
-def trim_history(path: Path, epochs: int) -> None:
-    """Keep the first epochs only: those after the last checkpoint are done again."""
-    kept = [epoch for epoch in read_history(path) if epoch.number <= epochs]
-    lines = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in kept)
-    write_atomic(path, lines.encode())

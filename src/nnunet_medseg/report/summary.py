@@ -74,6 +74,7 @@ def write_summary(
         f"{training.iterations} iterations in {training.epochs} epochs",
         f"            on {training.device} in {training.precision}, seed {training.seed}, "
         f"configuration {manifest.configuration}",
+        *_plan_lines(manifest),
         f"Patients    {manifest.split.train_cases} trained, {manifest.split.held_out_cases} held "
         f"out (fold {manifest.split.fold})",
         f"Images      {', '.join(manifest.channels)}",
@@ -94,6 +95,16 @@ def write_summary(
         manifest.intended_use,
     ]
     write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _plan_lines(manifest: Manifest) -> list[str]:
+    if manifest.plan is None:
+        return []
+    mirroring = "with" if manifest.training.recipe.get("mirroring") else "without"
+    return [
+        f"Plan        {manifest.plan.size}, {mirroring} mirroring",
+        f"            {manifest.plan.reason}",
+    ]
 
 
 def write_metrics(path: Path, labels: Sequence[str], scores: Sequence[CaseScore]) -> None:

@@ -19,6 +19,7 @@ __all__ = ["DEFAULT_SEED", "Folders", "TrainOptions", "check_name", "read_train_
 DEFAULT_SEED = 12345  # nnU-Net's own for its folds, crossval_split.py of 2.8.1
 MAX_MINUTES = 60 * 24 * 365
 MAX_NAME_LENGTH = 64
+PLANS = ("auto", "default")
 # Names that Windows keeps for devices, with or without an ending.
 DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.I)
 
@@ -51,6 +52,7 @@ class TrainOptions:
         extension: As `-e` says it; None when it was not given.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: Of folds, weights, patches and the order of evaluation.
+        plan: "auto" for a plan that fits the minutes, "default" for nnU-Net's own.
         evaluate_all: Whether evaluation may take as long as it takes.
         key: Whether the table of our names and the user's is handed over.
         delete_input: Whether the copied dataset is deleted after success.
@@ -64,6 +66,7 @@ class TrainOptions:
     extension: str | None = None
     device: str = "auto"
     seed: int = DEFAULT_SEED
+    plan: str = "auto"
     evaluate_all: bool = False
     key: bool = True
     delete_input: bool = False
@@ -87,6 +90,7 @@ def read_train_options(**given: Any) -> TrainOptions:
     options["minutes"] = _check_minutes(options.get("minutes", 60.0))
     options["seed"] = _check_seed(options.get("seed", DEFAULT_SEED))
     options["fold"] = check_fold(str(options.get("fold", "all")))
+    options["plan"] = _check_plan(str(options.get("plan", "auto")))
     if options.get("extension") is not None:
         options["extension"] = check_extension(str(options["extension"]))
     parse_labels(str(options.get("label", "NONE")))
@@ -118,6 +122,13 @@ def _check_minutes(value: Any) -> float:
         fix = "Give the minutes as a number above 0, for example -t 60 or -t 2.5."
         raise UsageError(problem, fix=fix)
     return minutes
+
+
+def _check_plan(value: str) -> str:
+    if value not in PLANS:
+        problem = f"--plan {value} is not a way of planning."
+        raise UsageError(problem, fix=f"Use one of: {', '.join(PLANS)}.")
+    return value
 
 
 def _check_seed(value: Any) -> int:

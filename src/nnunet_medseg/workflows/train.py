@@ -24,30 +24,31 @@ from nnunet_medseg.run_folder import (
     remove_run,
     sweep,
 )
-from nnunet_medseg.workflows import stages
 from nnunet_medseg.workflows.clean import discard_run
 from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
 from nnunet_medseg.workflows.stage import Run, Stage, run_stages
+from nnunet_medseg.workflows.stages import checking, delivery, evaluation, planning, training
 
 __all__ = ["STAGES", "TrainResult", "train"]
 
 STAGES = (
-    Stage("check", stages.check),
-    Stage("convert", stages.convert),
-    Stage("plan", stages.plan),
-    Stage("preprocess", stages.preprocess),
-    Stage("train", stages.train),
-    Stage("evaluate", stages.evaluate),
-    Stage("report", stages.report),
-    Stage("bundle", stages.bundle),
-    Stage("verify", stages.verify),
-    Stage("deliver", stages.deliver),
-    Stage("clean", stages.clean),
+    Stage("check", checking.check),
+    Stage("convert", checking.convert),
+    Stage("plan", planning.plan),
+    Stage("preprocess", planning.preprocess),
+    Stage("train", training.train),
+    Stage("evaluate", evaluation.evaluate),
+    Stage("report", evaluation.report),
+    Stage("bundle", delivery.bundle),
+    Stage("verify", delivery.verify),
+    Stage("deliver", delivery.deliver),
+    Stage("clean", delivery.clean),
 )
 
 
-# What no stage before training looks at.
-MATTERS_FROM_TRAINING_ON = {"minutes", "device", "evaluate_all", "key", "delete_input"}
+# What no stage before planning, or before training, looks at.
+MATTERS_FROM_PLANNING_ON = {"minutes", "device", "plan"}
+MATTERS_FROM_TRAINING_ON = {"evaluate_all", "key", "delete_input"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,7 @@ def _train_in(
 
 
 def _finish(run: Run) -> TrainResult:
-    target = stages.delivered_folder(run.folder)
+    target = delivery.delivered_folder(run.folder)
     manifest = read_manifest(target / "model")
     if manifest is None:
         problem = f"The delivered model in {target} is gone."
@@ -187,8 +188,12 @@ def _open(
             return before
         if run_folder.checkpoint_file.exists():
             raise _ask(run_folder, changes)
-        if not changes.files and changes.options.keys() <= MATTERS_FROM_TRAINING_ON:
+        late = MATTERS_FROM_PLANNING_ON | MATTERS_FROM_TRAINING_ON
+        if not changes.files and changes.options.keys() <= late:
             run_folder.change_options(asked.to_json())
+            if changes.options.keys() & MATTERS_FROM_PLANNING_ON:
+                run_folder.forget("plan")
+                run_folder.forget("preprocess")
             return asked
         console.detail(f"an unfinished run began otherwise ({changes}); starting over")
         discard_run(run_folder)

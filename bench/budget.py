@@ -1,0 +1,397 @@
+"""Dice against minutes: this program beside stock nnU-Net, on the same cases, split and device.
+
+    .venv/bin/python bench/budget.py stock DATASET [--minutes 1,2,5,10,20] [--seed 1]
+    .venv/bin/python bench/budget.py ours  DATASET [--minutes 1,2,5,10] [--seed 1] [--plan auto]
+    .venv/bin/python bench/budget.py table
+
+DATASET is a name of bench/datasets.py, or a folder of patient folders with `train.*` and
+`validate.*` labels. `ours` is one whole command a budget. `stock` is one run of nnU-Net's own
+trainer with its own plans, whose weights are evaluated at each of the minutes with the clock
+stopped: its schedule does not know when it ends. Both are scored on whole held-out images on their
+own grid by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints
+all lines and draws docs/images/budget.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from datasets import OPTIONS, write_dataset
+
+from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
+from nnunet_medseg.run_folder import DATASET_NAME
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results" / "budget.jsonl"
+FIGURE = HERE.parent / "docs" / "images" / "budget.svg"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("what", choices=("ours", "stock", "table", "_stock"))
+    parser.add_argument("dataset", nargs="?")
+    parser.add_argument("--minutes", default=None)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plan", default="auto")
+    given = parser.parse_args()
+    if given.what == "table":
+        show()
+        return
+    minutes = [float(text) for text in (given.minutes or "1,2,5,10").split(",")]
+    if given.what == "ours":
+        for each in minutes:
+            add(run_ours(given.dataset, each, given.seed, given.plan))
+    elif given.what == "stock":
+        run_stock_apart(given)
+    else:
+        run_stock(given.dataset, minutes, given.seed)
+
+
+def add(record: dict[str, Any]) -> None:
+    record |= {"date": time.strftime("%Y-%m-%d"), "cores": len(os.sched_getaffinity(0))}
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(record, sort_keys=True) + "\n")
+    shown = {key: value for key, value in record.items() if key != "cases"}
+    print(json.dumps(shown, sort_keys=True), flush=True)
+
+
+def name_and_options(dataset: str) -> tuple[str, dict[str, str]]:
+    name = Path(dataset).name
+    return name, OPTIONS.get(name, {})
+
+
+def copy_dataset(dataset: str, folder: Path) -> None:
+    if dataset in OPTIONS:
+        write_dataset(dataset, folder)
+    else:
+        shutil.copytree(dataset, folder)
+
+
+@contextmanager
+def peak_memory() -> Iterator[list[int]]:
+    """Watch this process and its children: proportional shares in MB, summed, at the peak."""
+    peak, over = [0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(1.0):
+            total = 0
+            for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
+                try:
+                    total += process.memory_full_info().pss
+                except psutil.Error:
+                    continue
+            peak[0] = max(peak[0], round(total / 1e6))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
+
+
+# --- ours --------------------------------------------------------------------------------------
+
+
+def run_ours(dataset: str, minutes: float, seed: int, plan: str) -> dict[str, Any]:
+    name, options = name_and_options(dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        copy_dataset(dataset, root / "in" / name)
+        command = [sys.executable, "-m", "nnunet_medseg", "train"]
+        command += [str(root / "in"), str(root / "out"), "--evaluate_all"]
+        words = {"-d": "Bench", "-t": minutes, "-f": 0, "--seed": seed, "--plan": plan,
+            "-l": options.get("label"), "-i": options.get("image_type"),
+            "--work_dir": root / "work"}  # fmt: skip
+        command += [str(word) for pair in words.items() if pair[1] is not None for word in pair]
+        with peak_memory() as peak:
+            subprocess.run(command, check=True)
+        manifest = json.loads((root / "out" / "Bench" / "model" / "manifest.json").read_text())
+        rows = (root / "out" / "Bench" / "metrics.csv").read_text().splitlines()[1:]
+    training = manifest["training"]
+    return {
+        "what": "ours", "dataset": name, "minutes": minutes, "seed": seed, "plan": plan,
+        "dice": manifest["evaluation"]["mean_dice"], "labels": manifest["evaluation"]["dice"],
+        "cases": cases_of(rows), "used_s": training["used_s"], "steps": training["iterations"],
+        "peak_mb": peak[0], "planned": manifest["plan"], "recipe": training["recipe"],
+        "in_steps": training["share_in_steps"], "waiting": training["share_waiting_for_data"],
+    }  # fmt: skip
+
+
+def cases_of(rows: list[str]) -> dict[str, float]:
+    by_case: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        case, _, dice, *_ = row.split(",")
+        by_case[case].append(float(dice or "nan"))
+    return {case: round(mean_dice(values), 4) for case, values in sorted(by_case.items())}
+
+
+# --- stock -------------------------------------------------------------------------------------
+
+
+def run_stock_apart(given: argparse.Namespace) -> None:
+    """Run in a fresh process, with the settings that nnU-Net reads when it is imported."""
+    command = [sys.executable, __file__, "_stock", given.dataset, "--seed", str(given.seed)]
+    minutes = given.minutes or "1,2,5,10,20"
+    settings = {"nnUNet_compile": "f", "nnUNet_n_proc_DA": str(len(os.sched_getaffinity(0)))}
+    subprocess.run([*command, "--minutes", minutes], env=os.environ | settings, check=True)
+
+
+def run_stock(dataset: str, minutes: list[float], seed: int) -> None:
+    name, options = name_and_options(dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        raw = write_raw(dataset, root, {"dataset_name": name, "fold": "0", **options})
+        plans = plan_with_stock(root)
+        train_stock(plans, raw, minutes, {"what": "stock", "dataset": name, "seed": seed})
+
+
+def write_raw(dataset: str, root: Path, options: dict[str, str]) -> Path:
+    """Bring a dataset into nnU-Net's raw layout with this program's first two stages."""
+    from nnunet_medseg.hardware import Device
+    from nnunet_medseg.run_folder import Journal, RunFolder
+    from nnunet_medseg.workflows.options import Folders, read_train_options
+    from nnunet_medseg.workflows.stage import Run
+    from nnunet_medseg.workflows.stages import checking
+
+    name = options["dataset_name"]
+    copy_dataset(dataset, root / "in" / name)
+    folders = Folders(root / "in" / name, root / "out", root / "work")
+    device = Device("cpu", 0, "CPU", has_fast_bf16=False)
+    run = Run(
+        RunFolder(root / "work" / "runs" / name), folders.input, folders,
+        read_train_options(**options), device,
+    )  # fmt: skip
+    folders.work.mkdir()
+    run.folder.create(Journal(program_version="", options={}, dataset_folder=""))
+    checking.check(run)
+    checking.convert(run)
+    for variable, path in {"raw": run.folder.raw, "preprocessed": root / "preprocessed",
+        "results": root / "results"}.items():  # fmt: skip
+        os.environ[f"nnUNet_{variable}"] = str(path)
+    return run.folder.raw
+
+
+def plan_with_stock(root: Path) -> dict[str, Any]:
+    from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
+        DatasetFingerprintExtractor,
+    )
+    from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+        ExperimentPlanner,
+    )
+    from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+
+    workers = len(os.sched_getaffinity(0))
+    DatasetFingerprintExtractor(DATASET_NAME, workers).run(overwrite_existing=True)
+    ExperimentPlanner(DATASET_NAME).plan_experiment()
+    DefaultPreprocessor(verbose=False).run(DATASET_NAME, "3d_fullres", "nnUNetPlans", workers)
+    return dict(json.loads((root / "preprocessed" / DATASET_NAME / "nnUNetPlans.json").read_text()))
+
+
+class TimeOverError(Exception):
+    """The last of the minutes is over."""
+
+
+def train_stock(
+    plans: dict[str, Any], raw: Path, minutes: list[float], facts: dict[str, Any]
+) -> None:
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from nnunet_medseg.dataset.raw_layout import describe_json
+
+    class Clocked(nnUNetTrainer):
+        """Stock nnU-Net, looked at from outside after each step."""
+
+        started = paused_s = 0.0
+        steps = 0
+
+        def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+            done = super().train_step(batch)
+            self.steps += 1
+            used_s = time.monotonic() - self.started - self.paused_s
+            while minutes and used_s >= minutes[0] * 60:
+                before = time.monotonic()
+                record = {"minutes": minutes.pop(0), "used_s": used_s, "steps": self.steps}
+                add(facts | record | score(self) | {"peak_mb": peak[0]})
+                self.paused_s += time.monotonic() - before
+            if not minutes:
+                raise TimeOverError
+            return dict(done)
+
+    def score(trainer: Any) -> dict[str, Any]:
+        state = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+        return evaluate(plans, describe_json(raw), state, raw)
+
+    torch.manual_seed(facts["seed"])
+    np.random.seed(facts["seed"])
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    description = json.loads((raw / DATASET_NAME / "dataset.json").read_text())
+    trainer = Clocked(
+        plans | {"continue_training": False}, "3d_fullres", "all", description, torch.device("cpu")
+    )
+    trainer.started = time.monotonic()
+    with peak_memory() as peak:
+        try:
+            trainer.run_training()
+        except TimeOverError:
+            for loader in (trainer.dataloader_train, trainer.dataloader_val):
+                loader._finish()
+
+
+def evaluate(
+    plans: dict[str, Any], description: dict[str, Any], state: dict[str, Any], raw: Path
+) -> dict[str, Any]:
+    """Score weights with nnU-Net's own prediction, mirroring included."""
+    from nnunet_medseg.dataset.raw_layout import read_cases
+    from nnunet_medseg.hardware import Device
+    from nnunet_medseg.nnunet.inference import Model, Segmenter, read_truth
+
+    model = Model(plans, description, "3d_fullres", (0, 1, 2), (state,))
+    segmenter = Segmenter(model, Device("cpu", 0, "CPU", has_fast_bf16=False))
+    names = {value: name for name, value in description["labels"].items() if value}
+    scores = {
+        case.name: dice_by_label(
+            read_truth(case.label), segmenter.segment(case.images), list(names)
+        )
+        for case in read_cases(raw, "evaluate")
+    }
+    means = {
+        name: mean_dice([score[value] for score in scores.values()])
+        for value, name in names.items()
+    }
+    return {
+        "dice": mean_dice(list(means.values())),
+        "labels": means,
+        "cases": {
+            name: round(mean_dice(list(score.values())), 4) for name, score in scores.items()
+        },
+    }
+
+
+# --- table and figure --------------------------------------------------------------------------
+
+
+def show() -> None:
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    runs: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        if line.get("plan", "auto") == "auto":
+            runs[line["dataset"], line["what"], line["minutes"]].append(line)
+    print("| dataset | minutes | stock | ours | difference, paired by case (95 %) | faster |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for dataset in dict.fromkeys(key[0] for key in runs):
+        for minutes in sorted({key[2] for key in runs if key[0] == dataset}):
+            row(runs, dataset, minutes)
+    draw(runs)
+
+
+def row(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float) -> None:
+    stock, ours = (runs.get((dataset, what, minutes), []) for what in ("stock", "ours"))
+    cells = [described(stock), described(ours), "", ""]
+    if stock and ours:
+        cells[2] = paired(ours, stock)
+    if ours:
+        cells[3] = faster(runs, dataset, minutes, statistics.mean(run["dice"] for run in ours))
+    print(f"| {dataset} | {minutes:g} | " + " | ".join(cells) + " |")
+
+
+def described(runs: list[dict[str, Any]]) -> str:
+    if not runs:
+        return ""
+    values = [run["dice"] for run in runs]
+    steps = round(statistics.mean(run["steps"] for run in runs))
+    spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}, {steps} steps"
+
+
+def paired(ours: list[dict[str, Any]], stock: list[dict[str, Any]]) -> str:
+    def means(runs: list[dict[str, Any]]) -> dict[str, float]:
+        names = runs[0]["cases"]
+        return {case: statistics.mean(run["cases"][case] for run in runs) for case in names}
+
+    first, second = means(ours), means(stock)
+    differences = np.array([first[case] - second[case] for case in first])
+    rng = np.random.default_rng(0)
+    draws = rng.choice(differences, (2000, len(differences))).mean(axis=1)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return f"{differences.mean():+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def faster(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float, dice: float) -> str:
+    """Return how many times as long stock takes to the Dice that ours has at these minutes."""
+    line = sorted(
+        (key[2], statistics.mean(run["dice"] for run in found))
+        for key, found in runs.items()
+        if key[:2] == (dataset, "stock")
+    )
+    if not line:
+        return ""
+    for (before, low), (after, high) in zip([(0.0, 0.0), *line], line, strict=False):
+        if high >= dice:
+            at = before + (after - before) * (dice - low) / (high - low)
+            return f"{at / minutes:.1f} times"
+    return f"more than {line[-1][0] / minutes:.0f} times"
+
+
+def draw(runs: dict[Any, list[dict[str, Any]]]) -> None:
+    from matplotlib import pyplot
+
+    datasets = list(dict.fromkeys(key[0] for key in runs))
+    figure, axes = pyplot.subplots(
+        1, len(datasets), figsize=(3.4 * len(datasets), 3.2), sharey=True, squeeze=False
+    )
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for what, colour in (("ours", "#0b6e4f"), ("stock", "#b0413e")):
+            points = sorted(
+                (key[2], found) for key, found in runs.items() if key[:2] == (dataset, what)
+            )
+            if not points:
+                continue
+            minutes = [point[0] for point in points]
+            dice = [statistics.mean(run["dice"] for run in point[1]) for point in points]
+            bounds = [interval(point[1]) for point in points]
+            label = "nnUNet_medseg" if what == "ours" else "stock nnU-Net"
+            axis.plot(minutes, dice, "o-", color=colour, label=label)
+            axis.fill_between(minutes, *zip(*bounds, strict=True), color=colour, alpha=0.2)
+        axis.set(title=dataset, xlabel="minutes", xscale="log", ylim=(0, 1))
+        ticks = [1, 2, 5, 10, 20]
+        axis.set_xticks(ticks, [str(tick) for tick in ticks])
+        axis.minorticks_off()
+    axes[0][0].set_ylabel("Dice, held-out cases")
+    axes[0][0].legend(loc="lower right", frameon=False)
+    figure.tight_layout()
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(FIGURE, metadata={"Date": None})
+    print(f"drawn: {FIGURE.relative_to(HERE.parent)}")
+
+
+def interval(runs: list[dict[str, Any]]) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the mean over cases, seeds averaged."""
+    cases = np.array([[run["cases"][case] for case in sorted(run["cases"])] for run in runs])
+    values = np.nanmean(cases, axis=0)
+    draws = np.random.default_rng(0).choice(values, (2000, len(values))).mean(axis=1)
+    low, high = np.percentile(draws, (2.5, 97.5))
+    return float(low), float(high)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""Recipes and sizes compared at given numbers of steps; the tables in docs/concepts/budget.md.
+
+    .venv/bin/python bench/screen.py JOBS.jsonl [--root FOLDER] [--threads N]
+
+Each line of JOBS names a dataset of bench/datasets.py, a number of steps, a seed, and fields of
+`Recipe` and `PlanSize` that differ from the defaults:
+
+    {"dataset": "organs", "steps": 300, "seed": 1, "recipe": {"mirroring": false}, "size": {}}
+
+The real trainer runs, on a clock that counts steps, so that other programs on the machine do not
+change the result. One line a job is added to bench/results/screen.jsonl: Dice on the held-out
+cases, whole images, of the last weights and of their running average. Jobs that are already there
+are passed over; several processes may share a list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from datasets import OPTIONS, write_dataset
+from filelock import FileLock
+
+from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.budget.size import PlanSize
+from nnunet_medseg.dataset.raw_layout import describe_json, read_cases
+from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
+from nnunet_medseg.files import read_json
+from nnunet_medseg.hardware import Device
+from nnunet_medseg.nnunet.environment import prepare
+from nnunet_medseg.run_folder import DATASET_NAME, Journal, RunFolder
+from nnunet_medseg.workflows.options import Folders, read_train_options
+from nnunet_medseg.workflows.stage import Run
+from nnunet_medseg.workflows.stages import checking, planning
+from nnunet_medseg.workflows.stages.common import raw_files
+
+RESULTS = Path(__file__).resolve().parent / "results" / "screen.jsonl"
+AVERAGING = 0.1  # of the average that is evaluated beside the last weights
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("jobs", type=Path)
+    parser.add_argument("--root", type=Path, default=Path(tempfile.gettempdir()) / "screen")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    while (job := take(given.jobs, given.root)) is not None:
+        started = time.monotonic()
+        record = run(job, given.root, given.threads)
+        record["wall_s"] = round(time.monotonic() - started, 1)
+        RESULTS.parent.mkdir(exist_ok=True)
+        with RESULTS.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(record, sort_keys=True) + "\n")
+        print(json.dumps(record, sort_keys=True), flush=True)
+
+
+def take(jobs: Path, root: Path) -> dict[str, Any] | None:
+    """Return the next job that nobody has done or is doing."""
+    root.mkdir(parents=True, exist_ok=True)
+    taken = root / "taken"
+    with FileLock(root / "lock"):
+        before = taken.read_text().splitlines() if taken.exists() else []
+        for line in jobs.read_text().splitlines():
+            if line.strip() and line not in before:
+                taken.write_text("\n".join([*before, line]) + "\n")
+                return dict(json.loads(line))
+    return None
+
+
+def run(job: dict[str, Any], root: Path, threads: int) -> dict[str, Any]:
+    size = PlanSize(**job.get("size", {}))
+    recipe = replace(Recipe(averaging=AVERAGING), **job.get("recipe", {}))
+    with FileLock(root / f"{job['dataset']}.lock"):
+        measured = measure(job["dataset"], root)
+    folder = root / f"{job['dataset']}-{size.voxel_factor}-{size.width}-{size.patch_voxels}"
+    with FileLock(f"{folder}.lock"):
+        prepare_size(measured, folder, size)
+    trainer, seconds = train(job, measured, folder, recipe, threads)
+    plans = read_json(folder / DATASET_NAME / "nnUNetPlans.json")
+    ((configuration, chosen),) = plans["configurations"].items()
+    result = {"last": evaluate(measured, trainer, plans, configuration)}
+    if trainer.average is not None:
+        trainer.use_average()
+        result["average"] = evaluate(measured, trainer, plans, configuration)
+    facts = {"patch": chosen["patch_size"], "spacing": chosen["spacing"]}
+    facts |= {"batch": chosen["batch_size"], "train_s": seconds, "threads": threads}
+    return job | facts | result
+
+
+def measure(name: str, root: Path) -> Run:
+    """Write, check and convert a dataset, and take its fingerprint, once."""
+    options = read_train_options(dataset_name=name, minutes=5, fold="0", **OPTIONS[name])
+    folders = Folders(root / "input" / name, root / "output", root / "work")
+    run = Run(
+        RunFolder(folders.work / "runs" / name), folders.input, folders, options,
+        Device("cpu", 0, "CPU", has_fast_bf16=True),
+    )  # fmt: skip
+    prepare({"nnUNet_raw": run.folder.raw, "nnUNet_preprocessed": run.folder.preprocessed,
+        "nnUNet_results": run.folder.results})  # fmt: skip
+    if not run.folder.root.exists():
+        write_dataset(name, folders.input)
+        folders.work.mkdir(exist_ok=True)
+        run.folder.create(Journal(program_version="", options={}, dataset_folder=""))
+        for stage in (checking.check, checking.convert, planning.plan):
+            stage(run)
+    return run
+
+
+def prepare_size(run: Run, folder: Path, size: PlanSize) -> None:
+    from nnunet_medseg.nnunet.planning import make_plans, preprocess, write_plans
+
+    target = folder / DATASET_NAME
+    if (folder / "done").exists():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    for name in ("dataset_fingerprint.json", "dataset.json"):
+        shutil.copy(run.folder.dataset / name, target / name)
+    prepare({"nnUNet_preprocessed": folder})
+    plans, _ = make_plans(DATASET_NAME, size)
+    write_plans(target, plans)
+    cases = [raw_files(case) for case in read_cases(run.folder.raw, "train")]
+    preprocess(cases, target, workers=2, log=folder / "log.txt")
+    (folder / "done").touch()
+
+
+def train(
+    job: dict[str, Any], run: Run, folder: Path, recipe: Recipe, threads: int
+) -> tuple[Any, float]:
+    import torch
+
+    from nnunet_medseg.budget.clock import TrainingClock
+    from nnunet_medseg.nnunet.trainer import TrainingSetup, make_trainer
+
+    prepare({"nnUNet_preprocessed": folder})
+    plans = read_json(folder / DATASET_NAME / "nnUNetPlans.json")
+    scratch = folder / f"job-{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir()
+    setup = TrainingSetup(
+        device=run.device, asked_s=float(job["steps"]), seed=job["seed"],
+        train=tuple(case.name for case in read_cases(run.folder.raw, "train")), watched=(),
+        checkpoint=scratch / "checkpoint.pth", history=scratch / "history.jsonl",
+        log=scratch / "log.txt", recipe=recipe,
+    )  # fmt: skip
+    (configuration,) = plans["configurations"]
+    trainer = make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
+    torch.set_num_threads(threads)
+    started = time.monotonic()
+    # Steps are seconds here.
+    trainer.clock = TrainingClock(job["steps"], now=lambda: trainer.progress.iterations)
+    trainer.run_training()
+    return trainer, round(time.monotonic() - started, 1)
+
+
+def evaluate(run: Run, trainer: Any, plans: Any, configuration: str) -> dict[str, Any]:
+    import torch
+
+    from nnunet_medseg.nnunet.inference import Model, Segmenter, read_truth
+
+    state = trainer.network_state()
+    axes = state["mirror_axes"]
+    description = describe_json(run.folder.raw)
+    model = Model(plans, description, configuration, axes, (state["network_weights"],))
+    segmenter = Segmenter(model, run.device)
+    labels = [value for value in description["labels"].values() if value]
+    scores = []
+    for case in read_cases(run.folder.raw, "evaluate"):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            predicted = segmenter.segment(case.images)
+        scores.append(dice_by_label(read_truth(case.label), predicted, labels))
+    means = {label: mean_dice([score[label] for score in scores]) for label in labels}
+    return {
+        "dice": round(mean_dice(list(means.values())), 4),
+        "labels": {str(label): round(value, 4) for label, value in means.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

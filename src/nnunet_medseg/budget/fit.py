@@ -1,0 +1,152 @@
+"""Planning for time: the largest plan of which enough steps fit into the training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from nnunet_medseg.budget.size import PlanSize
+
+__all__ = ["Candidate", "Choice", "choose_candidate", "measuring_limit_s"]
+
+MIN_MEASURING_S = 30.0
+MEASURING_SHARE = 0.05  # of the training time
+STEPS_A_MEASUREMENT = 3  # the first, a cold start, and two that count
+# Small networks use a machine less well than large ones, so that a forecast for a larger one from
+# a smaller one is too long: measured up to this factor.
+FORECAST_ERROR = 1.6
+# Of the time, what remains for steps beside looks, checkpoints and start (budget.overhead).
+STEPPING_SHARE = 0.93
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan that could be trained.
+
+    Attributes:
+        size: Of its voxels, patch and network.
+        flops: Floating-point operations of one forward pass of a batch.
+        steps_needed: Below that number of steps a smaller plan trains better.
+        name: For people: "spacing 1.25 x 1.25 x 1.25 mm, patch 48 x 80 x 96, half the width".
+    """
+
+    size: PlanSize
+    flops: float
+    steps_needed: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that was chosen, and why.
+
+    Attributes:
+        candidate: The choice.
+        step_s: Seconds a step takes, measured, or forecast where measuring would take too long.
+        steps: How many fit into the training.
+        reason: One sentence.
+        measured: Seconds a step for each candidate that was measured, by name.
+    """
+
+    candidate: Candidate
+    step_s: float
+    steps: int
+    reason: str
+    measured: dict[str, float] = field(default_factory=dict)
+
+
+def measuring_limit_s(asked_s: float) -> float:
+    """Return how long measuring may take: the larger of 30 s and 5 % of the training.
+
+    Examples:
+        >>> measuring_limit_s(60.0), measuring_limit_s(3600.0)
+        (30.0, 180.0)
+    """
+    return max(MIN_MEASURING_S, MEASURING_SHARE * asked_s)
+
+
+class _Stopwatch:
+    """Measures candidates within a limit, and forecasts those that it has not measured."""
+
+    def __init__(self, measure: Callable[[Candidate], float], limit_s: float) -> None:
+        self._measure = measure
+        self._left_s = limit_s
+        self.steps_s: dict[Candidate, float] = {}
+
+    def take(self, candidate: Candidate) -> None:
+        self.steps_s[candidate] = self._measure(candidate)
+        if math.isfinite(self.steps_s[candidate]):
+            self._left_s -= STEPS_A_MEASUREMENT * self.steps_s[candidate]
+
+    def can_take(self, candidate: Candidate) -> bool:
+        return STEPS_A_MEASUREMENT * self.forecast_s(candidate) <= self._left_s
+
+    @property
+    def has_any(self) -> bool:
+        """Whether any measurement can be forecast from."""
+        return any(math.isfinite(step_s) for step_s in self.steps_s.values())
+
+    def forecast_s(self, candidate: Candidate) -> float:
+        """Return seconds a step, as measured, or by the operations of the nearest measured one."""
+        if candidate in self.steps_s:
+            return self.steps_s[candidate]
+        known = {other: step_s for other, step_s in self.steps_s.items() if math.isfinite(step_s)}
+        if not known:
+            return math.inf
+        nearest = min(known, key=lambda other: abs(math.log(other.flops / candidate.flops)))
+        return known[nearest] * candidate.flops / nearest.flops
+
+
+def choose_candidate(
+    candidates: Sequence[Candidate], asked_s: float, measure: Callable[[Candidate], float]
+) -> Choice:
+    """Choose the first candidate of which enough steps fit into the training.
+
+    The cheapest is measured first: it takes little time, and tells by the number of operations
+    what the others will take. Then each that may fit is measured, from the first on, until one
+    does.
+
+    Args:
+        candidates: At least one, in order of preference: from large to small.
+        asked_s: The training duration in seconds.
+        measure: Returns the seconds a step of a candidate takes; infinity when it does not fit
+            into the memory.
+    """
+    watch = _Stopwatch(measure, measuring_limit_s(asked_s))
+    cheapest = min(candidates, key=lambda candidate: candidate.flops)
+    watch.take(cheapest)
+    for candidate in candidates:
+        may_fit = _steps(asked_s, watch.forecast_s(candidate) / FORECAST_ERROR)
+        is_new = candidate not in watch.steps_s
+        is_worth_it = may_fit >= candidate.steps_needed and watch.can_take(candidate)
+        if is_new and (is_worth_it or not watch.has_any):
+            watch.take(candidate)
+        if _steps(asked_s, watch.forecast_s(candidate)) >= candidate.steps_needed:
+            return _explain(candidates, candidate, asked_s, watch)
+    return _explain(candidates, cheapest, asked_s, watch)
+
+
+def _steps(asked_s: float, step_s: float) -> int:
+    return int(STEPPING_SHARE * asked_s / step_s) if step_s > 0 else 0
+
+
+def _explain(
+    candidates: Sequence[Candidate], chosen: Candidate, asked_s: float, watch: _Stopwatch
+) -> Choice:
+    step_s = watch.forecast_s(chosen)
+    steps = _steps(asked_s, step_s)
+    minutes = f"{asked_s / 60:g} min"
+    first = candidates[0]
+    own_s = watch.forecast_s(first)
+    if chosen is first:
+        reason = f"{steps} steps of nnU-Net's own plan fit into {minutes}"
+    elif not math.isfinite(own_s):
+        reason = f"nnU-Net's own plan does not fit into the memory; {steps} steps of this one fit"
+    else:
+        reason = (
+            f"about {_steps(asked_s, own_s)} steps of nnU-Net's own plan would fit into "
+            f"{minutes}; {steps} of this one do"
+        )
+    measured = {candidate.name: step_s for candidate, step_s in watch.steps_s.items()}
+    return Choice(chosen, step_s, steps, reason, measured)

@@ -1,0 +1,114 @@
+"""How large a plan is: voxels, patch and network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["NNUNET_SIZE", "PlanSize", "coarsen", "ladder"]
+
+COARSENING_STEP = 1.03  # as nnU-Net's planner makes its low resolution (2.8.1)
+MAX_RATIO = 2.0
+
+# How many steps a size needs before it is better than the next smaller one in the same time. The
+# measurements are in docs/concepts/budget.md, but for the first, which is a guess: nnU-Net's
+# residual presets were shown to be better after 250,000 steps (Isensee et al., MICCAI 2024,
+# arXiv:2404.09556).
+RESIDUAL_STEPS = 100_000
+FULL_STEPS = 1000
+NARROW_STEPS = 500
+NARROW = 0.5  # of nnU-Net's features; a quarter was worse in the same time
+VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+# A ball of 27 voxels across: a surface that is known to half a voxel costs it a few percent.
+RESOLVED_OBJECT_VOXELS = 10_000
+DRAWN_OBJECT_VOXELS = 100  # a ball of six voxels across; less is hardly drawn
+MIN_PATCH_VOXELS = 4096
+
+
+@dataclass(frozen=True)
+class PlanSize:
+    """What a plan may differ in from nnU-Net's own.
+
+    Attributes:
+        voxel_factor: Volume of a voxel, as a multiple of nnU-Net's choice; at least 1.
+        width: Number of features, as a multiple of nnU-Net's 32 at full resolution.
+        patch_voxels: Largest number of voxels of a patch; None leaves it to nnU-Net, which fills
+            a GPU of 8 GB.
+        is_residual: Whether the network is nnU-Net's preset M with a residual encoder, in place of
+            its plain U-Net.
+    """
+
+    voxel_factor: float = 1.0
+    width: float = 1.0
+    patch_voxels: int | None = None
+    is_residual: bool = False
+
+
+NNUNET_SIZE = PlanSize()
+
+
+def coarsen(spacing_mm: Sequence[float], factor: float) -> tuple[float, ...]:
+    """Return a spacing whose voxels are `factor` times as large.
+
+    As nnU-Net does for its low resolution, fine axes grow first, until no axis is more than twice
+    as coarse as another; then all grow alike.
+
+    Args:
+        spacing_mm: Size of a voxel in mm along each axis, in any order.
+        factor: Volume of the new voxels as a multiple of the old; at least 1.
+
+    Examples:
+        >>> [round(side, 2) for side in coarsen((1.0, 1.0, 1.0), 8.0)]
+        [2.0, 2.0, 2.0]
+        >>> [round(side, 2) for side in coarsen((5.0, 1.0, 1.0), 4.0)]
+        [5.0, 2.0, 2.0]
+    """
+    sides = list(spacing_mm)
+    wanted = factor * math.prod(sides)
+    while math.prod(sides) < wanted * (1 - 1e-9):
+        coarsest = max(sides)
+        fine = [axis for axis, side in enumerate(sides) if coarsest / side > MAX_RATIO]
+        axes = fine or list(range(len(sides)))
+        missing = (wanted / math.prod(sides)) ** (1 / len(axes))
+        for axis in axes:
+            sides[axis] *= min(COARSENING_STEP, missing)
+    return tuple(sides)
+
+
+def ladder(patch_voxels: int, object_voxels: float) -> list[tuple[PlanSize, int]]:
+    """Return sizes from large to small, each with the number of steps that it needs.
+
+    The network becomes narrower first. Then the voxels become larger, and the patch with them, as
+    long as the smallest objects stay well resolved; then the patch becomes smaller, down to a
+    quarter; then again the voxels, as far as the objects can still be drawn; and the patch last.
+
+    Args:
+        patch_voxels: Voxels of the patch of nnU-Net's own plan.
+        object_voxels: Typical size of the smallest labelled objects, in voxels of that plan.
+
+    Examples:
+        >>> sizes = [size for size, _ in ladder(800_000, object_voxels=25_000)]
+        >>> [(size.voxel_factor, size.patch_voxels) for size in sizes[2:7]]
+        [(1.0, 800000), (2.0, 400000), (2.0, 200000), (2.0, 100000), (4.0, 50000)]
+    """
+    resolved = _factors(object_voxels / RESOLVED_OBJECT_VOXELS)
+    drawn = _factors(object_voxels / DRAWN_OBJECT_VOXELS)
+    fine, coarse = resolved[-1], drawn[-1]
+    cuts = [(factor, 1) for factor in resolved]
+    cuts += [(fine, 2), (fine, 4)]
+    cuts += [(factor, 4) for factor in drawn if factor > fine]
+    cuts += [(coarse, 8), (coarse, 16)]
+    narrow = [
+        PlanSize(factor, NARROW, max(MIN_PATCH_VOXELS, int(patch_voxels / factor / cut)))
+        for factor, cut in cuts
+    ]
+    return [
+        (PlanSize(is_residual=True), RESIDUAL_STEPS),
+        (NNUNET_SIZE, FULL_STEPS),
+        *((size, NARROW_STEPS) for size in narrow),
+    ]
+
+
+def _factors(largest: float) -> list[float]:
+    return [factor for factor in VOXEL_FACTORS if factor <= max(1.0, largest)]

@@ -1,0 +1,74 @@
+"""How much work a plan is, and how long a step of it takes on this machine."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT, measuring_limit_s
+from nnunet_medseg.nnunet.rescue import is_out_of_memory
+from nnunet_medseg.nnunet.trainer import TrainingSetup, make_trainer
+
+__all__ = ["count_flops", "measure_step"]
+
+
+def count_flops(plans: dict[str, Any], configuration: str, description: dict[str, Any]) -> float:
+    """Return the floating-point operations of one forward pass of a batch.
+
+    Counted by torch on its meta device: nothing is computed and no memory is taken.
+    """
+    manager = PlansManager(plans)
+    chosen = manager.get_configuration(configuration)
+    inputs = determine_num_input_channels(manager, chosen, description)
+    heads = manager.get_label_manager(description).num_segmentation_heads
+    with torch.device("meta"):
+        network = nnUNetTrainer.build_network_architecture(manager, chosen, inputs, heads)
+        batch = torch.empty(chosen.batch_size, inputs, *chosen.patch_size)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network(batch)
+    return float(counter.get_total_flops())
+
+
+def measure_step(
+    plans: dict[str, Any], configuration: str, description: dict[str, Any], setup: TrainingSetup
+) -> float:
+    """Return the seconds that a training step takes, on random tensors.
+
+    Network, loss, precision and optimizer are those of the training; loading of data is not in it.
+
+    Returns:
+        The fastest of a few steps: the first is a cold start. Fewer are done where a step takes
+        long against what measuring may take. Infinity when the memory does not suffice.
+    """
+    trainer = None
+    try:
+        # Compiling would take longer than measuring may.
+        trainer = make_trainer(plans, configuration, description, replace(setup, compiled=False))
+        trainer.prepare_network()
+        batch = trainer.random_batch()
+        times: list[float] = []
+        limit_s = measuring_limit_s(setup.asked_s)
+        while len(times) < STEPS_A_MEASUREMENT and sum(times) + min(times, default=0) <= limit_s:
+            started = time.monotonic()
+            # The loss comes back to the CPU, so a GPU has done its work by then.
+            trainer.train_step(batch)
+            times.append(time.monotonic() - started)
+        return min(times)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        return math.inf
+    finally:
+        del trainer
+        gc.collect()
+        if setup.device.kind == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,87 @@
+"""When a training gets into trouble: a loss that explodes, a memory that does not suffice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from nnunet_medseg.errors import TrainingError
+
+__all__ = ["MAX_SETBACKS", "Rescue", "is_out_of_memory", "smaller_batch"]
+
+MAX_SETBACKS = 3
+# nnU-Net's loss is cross-entropy minus Dice: with n labels it begins near log(n) and falls.
+EXPLODED_BY = 5.0
+MIN_CELLS = 4  # of the coarsest feature map along each axis, as in nnU-Net's plans
+
+
+class Rescue:
+    """Keeps the weights of the last epoch whose loss was in order."""
+
+    def __init__(self) -> None:
+        self._weights: dict[str, torch.Tensor] | None = None
+        self._first_loss: float | None = None
+
+    def is_exploded(self, losses: Sequence[float]) -> bool:
+        """Tell whether the losses of an epoch are out of all order.
+
+        Either one is no number, or their mean lies far above the first loss of the training.
+        """
+        if not all(math.isfinite(loss) for loss in losses):
+            return True
+        if self._first_loss is None:
+            self._first_loss = losses[0]
+        return sum(losses) / len(losses) > self._first_loss + EXPLODED_BY
+
+    def remember(self, network: torch.nn.Module) -> None:
+        """Keep a copy of weights that are in order."""
+        state = network.state_dict()
+        if self._weights is None:
+            self._weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+        for name, tensor in state.items():
+            self._weights[name].copy_(tensor)
+
+    def restore(self, network: torch.nn.Module) -> None:
+        """Put the kept weights back."""
+        if self._weights is not None:
+            network.load_state_dict(self._weights)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of torch or numpy says that the memory does not suffice."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # On a CPU torch raises a plain RuntimeError (c10/core/impl/alloc_cpu.cpp of 2.13).
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+def smaller_batch(
+    batch: int, patch: Sequence[int], strides: Sequence[int]
+) -> tuple[int, list[int]]:
+    """Return the next smaller batch, or patch when the batch is one patch already.
+
+    Args:
+        batch: Patches a step.
+        patch: Voxels along each axis.
+        strides: By how much the network divides each axis; a patch is a multiple of it.
+
+    Raises:
+        TrainingError: When nothing can be made smaller.
+
+    Examples:
+        >>> smaller_batch(5, [64, 64, 64], [16, 16, 16])
+        (2, [64, 64, 64])
+        >>> smaller_batch(1, [64, 96, 96], [16, 16, 16])
+        (1, [64, 80, 96])
+    """
+    if batch > 1:
+        return batch // 2, list(patch)
+    axes = [axis for axis, side in enumerate(patch) if side // strides[axis] > MIN_CELLS]
+    if not axes:
+        problem = "The memory does not suffice for a single small patch."
+        fix = "Close other programs, or use a machine or a GPU with more memory."
+        raise TrainingError(problem, fix=fix)
+    axis = max(axes, key=lambda number: (patch[number], -number))
+    return 1, [side - strides[axis] * (number == axis) for number, side in enumerate(patch)]

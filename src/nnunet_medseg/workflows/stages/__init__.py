@@ -1,0 +1,1 @@
+"""The stages of a training: each reads named files of earlier stages and writes its own."""

@@ -1,0 +1,33 @@
+"""Fixtures for tests that train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import write_preprocessed
+
+from nnunet_medseg.nnunet import trainer
+
+
+@pytest.fixture(scope="session")
+def preprocessed(tmp_path_factory) -> Path:
+    """Return the folder `preprocessed` of two phantoms, made once: a training only reads it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_preprocessed(folder)
+    return folder / "preprocessed"
+
+
+@pytest.fixture
+def training_folder(preprocessed, tmp_path, monkeypatch) -> Iterator[Path]:
+    """Return an empty folder for a training on the two phantoms."""
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    # For so small a network threads that wait for each other take longer than the work.
+    monkeypatch.setattr(trainer, "core_count", lambda: 1)
+    threads = torch.get_num_threads()
+    yield tmp_path
+    torch.set_num_threads(threads)

@@ -1,0 +1,153 @@
+"""How much work a plan is, and how long a step of it takes."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import DESCRIPTION
+from tiny_training import CONFIGURATION, make_setup, make_training_plans
+
+from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.nnunet import probe
+from nnunet_medseg.nnunet.probe import count_flops, measure_step
+from nnunet_medseg.nnunet.trainer import BudgetedTrainer
+
+
+def make_sized(*, patch=(16, 16, 16), batch: int = 2, width: float = 1.0) -> dict:
+    """Return plans of another size."""
+    plans = make_training_plans()
+    chosen = plans["configurations"][CONFIGURATION]
+    chosen |= {"patch_size": list(patch), "batch_size": batch}
+    network = chosen["architecture"]["arch_kwargs"]
+    network["features_per_stage"] = [
+        round(width * features) for features in network["features_per_stage"]
+    ]
+    return plans
+
+
+def flops_of(**size) -> float:
+    return count_flops(make_sized(**size), CONFIGURATION, DESCRIPTION)
+
+
+def measure(folder, *, plans=None, **chosen) -> float:
+    plans = make_training_plans() if plans is None else plans
+    return measure_step(plans, CONFIGURATION, DESCRIPTION, make_setup(folder, **chosen))
+
+
+# --- work --------------------------------------------------------------------------------------
+
+
+def test_half_the_width_is_less_than_half_the_work():
+    own, half = flops_of(), flops_of(width=0.5)
+
+    assert 0 < half < own / 2
+
+
+def test_work_goes_with_the_number_of_voxels():
+    own = flops_of()
+
+    assert flops_of(batch=4) == pytest.approx(2 * own)
+    assert flops_of(patch=(32, 16, 16)) == pytest.approx(2 * own)
+
+
+def test_counting_takes_no_memory():
+    # A batch of that would take 16 TB.
+    flops = flops_of(patch=(2**14, 2**14, 2**13))
+
+    assert flops == pytest.approx(2**29 * flops_of())
+
+
+def test_counting_leaves_the_plans_as_they_are():
+    plans = make_training_plans()
+
+    count_flops(plans, CONFIGURATION, DESCRIPTION)
+
+    assert plans == make_training_plans()
+
+
+# --- time --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_step_takes_some_time(training_folder, optimizer):
+    step_s = measure(training_folder, recipe=Recipe(optimizer=optimizer))
+
+    assert 0 < step_s < math.inf
+
+
+def test_measuring_leaves_plans_and_files_as_they_are(training_folder):
+    plans = make_training_plans()
+
+    measure(training_folder, plans=plans)
+
+    assert plans == make_training_plans()
+    assert not (training_folder / "checkpoint.pth").exists()
+    assert not (training_folder / "history.jsonl").exists()
+
+
+def turn_clock(monkeypatch, steps_s: list[float]) -> None:
+    """Let steps do nothing but take the given seconds, one after the other."""
+    clock, left = SimpleNamespace(now_s=0.0), list(steps_s)
+
+    def step(*_) -> dict:
+        clock.now_s += left.pop(0)
+        return {"loss": np.float32(1.0)}
+
+    monkeypatch.setattr(BudgetedTrainer, "train_step", step)
+    monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
+
+
+def test_the_fastest_of_three_steps_counts(training_folder, monkeypatch):
+    turn_clock(monkeypatch, [5.0, 1.0, 2.0])
+
+    assert measure(training_folder) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps_s", "expected_s"), [([40.0], 40.0), ([16.0], 16.0), ([12.0, 11.0], 11.0)]
+)
+def test_fewer_steps_are_done_where_they_take_long(
+    training_folder, monkeypatch, steps_s, expected_s
+):
+    turn_clock(monkeypatch, steps_s)
+
+    # Of 60 s, 30 s go into measuring.
+    assert measure(training_folder, asked_s=60.0) == expected_s
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def raise_in_step(monkeypatch, error: Exception) -> None:
+    def step(*_) -> None:
+        raise error
+
+    monkeypatch.setattr(BudgetedTrainer, "train_step", step)
+
+
+def test_a_plan_that_no_machine_holds_takes_for_ever(training_folder):
+    huge = make_sized(patch=(2**15, 2**15, 2**15))
+
+    assert measure(training_folder, plans=huge) == math.inf
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()],
+    ids=["GPU", "CPU"],
+)
+def test_a_step_that_does_not_fit_the_memory_takes_for_ever(training_folder, monkeypatch, error):
+    raise_in_step(monkeypatch, error)
+
+    assert measure(training_folder) == math.inf
+
+
+def test_any_other_error_of_a_step_is_not_hidden(training_folder, monkeypatch):
+    raise_in_step(monkeypatch, RuntimeError("sizes do not match"))
+
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        measure(training_folder)

@@ -1,0 +1,502 @@
+"""Trainings that get into trouble, and what else a tiny training shows.
+
+The clock counts iterations, so that each takes a second: of 24 s the first epochs have 3, 5, 4
+and 3 iterations.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import make_setup, make_tiny_trainer, weights_of, wrap_step
+
+from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.budget.schedule import learning_rate
+from nnunet_medseg.errors import TrainingError
+from nnunet_medseg.nnunet.history import Epoch, read_history
+from nnunet_medseg.nnunet.trainer import BudgetedTrainer, weaken
+from nnunet_medseg.nnunet.weights import read_checkpoint
+
+ASKED_S = 24
+PATCH = [16, 16, 16]
+
+
+@dataclass
+class Witness:
+    """What a training has said, and the shape of the data of each step that was tried."""
+
+    epochs: list[Epoch] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    shapes: list[tuple[int, ...]] = field(default_factory=list)
+
+    @property
+    def losses(self) -> list[float]:
+        return [epoch.loss for epoch in self.epochs]
+
+
+def make_trainer(folder: Path, *, has_workers: bool = False, **recipe: Any) -> BudgetedTrainer:
+    setup = make_setup(folder, asked_s=ASKED_S, recipe=Recipe(**recipe))
+    return make_tiny_trainer(setup, has_workers=has_workers)
+
+
+def make_ready_trainer(folder: Path, **recipe: Any) -> BudgetedTrainer:
+    """Return a trainer that has its network and could step."""
+    trainer = make_trainer(folder, **recipe)
+    trainer.clock.start()
+    trainer.prepare_network()
+    return trainer
+
+
+def train(trainer: BudgetedTrainer, *, until: int = 1000) -> Witness:
+    """Train to the end, or until the user interrupts after a number of iterations."""
+    witness = Witness()
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        witness.shapes.append(tuple(batch["data"].shape))
+        return own(batch)
+
+    wrap_step(trainer, step)
+    trainer.run_training(
+        on_epoch=witness.epochs.append,
+        should_stop=lambda: trainer.progress.iterations >= until,
+        on_trouble=witness.troubles.append,
+    )
+    return witness
+
+
+def train_until(trainer: BudgetedTrainer, iteration: int) -> None:
+    """Train until the user interrupts."""
+    with pytest.raises(KeyboardInterrupt):
+        train(trainer, until=iteration)
+
+
+def explode(trainer: BudgetedTrainer, when: Callable[[int], bool]) -> None:
+    """Let weights and loss become no numbers in the iterations, counted from 1, that are chosen."""
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        result = own(batch)
+        if not when(trainer.progress.iterations + 1):
+            return result
+        with torch.no_grad():
+            for weight in trainer.network.parameters():
+                weight.fill_(math.nan)
+        return {"loss": np.float32(math.nan)}
+
+    wrap_step(trainer, step)
+
+
+def limit_memory(trainer: BudgetedTrainer, voxels: int, error: BaseException) -> None:
+    """Let the step fail for every batch that has more voxels."""
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        if batch["data"].numel() > voxels:
+            raise error
+        return own(batch)
+
+    wrap_step(trainer, step)
+
+
+def are_finite(weights: dict[str, torch.Tensor]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in weights.values())
+
+
+def are_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def rate_at(epoch: Epoch) -> float:
+    """Return the rate of an epoch's last step without a setback."""
+    recipe = Recipe()
+    share = (epoch.used_s - 1) / ASKED_S
+    return learning_rate(share, recipe.peak_rate, recipe.warm_up_share, recipe.schedule)
+
+
+# --- a loss that explodes ----------------------------------------------------------------------
+
+
+def test_a_training_without_trouble_says_nothing(training_folder):
+    trainer = make_trainer(training_folder)
+
+    witness = train(trainer)
+
+    assert trainer.progress.iterations == ASKED_S
+    assert trainer.progress.setbacks == 0
+    assert witness.troubles == []
+    assert [epoch.learning_rate for epoch in witness.epochs] == pytest.approx(
+        [rate_at(epoch) for epoch in witness.epochs]
+    )
+
+
+def test_a_training_whose_loss_exploded_goes_on_from_the_last_good_weights(training_folder):
+    trainer = make_trainer(training_folder)
+    explode(trainer, lambda iteration: iteration == 10)
+    good, restored = [], []
+
+    trainer.run_training(
+        on_epoch=lambda _: good.append(weights_of(trainer)),
+        on_trouble=lambda _: restored.extend([good[-1], weights_of(trainer)]),
+    )
+
+    before, after = restored
+    assert are_finite(before)
+    assert are_equal(before, after)
+    assert are_finite(weights_of(trainer))
+    assert trainer.progress.iterations == ASKED_S
+
+
+def test_a_training_whose_loss_exploded_goes_on_with_half_the_rate_and_says_so(training_folder):
+    trainer = make_trainer(training_folder)
+    explode(trainer, lambda iteration: iteration == 10)
+
+    witness = train(trainer)
+
+    (trouble,) = witness.troubles
+    factors = [epoch.learning_rate / rate_at(epoch) for epoch in witness.epochs]
+    assert "the loss exploded" in trouble
+    assert "2 times lower" in trouble
+    assert factors == pytest.approx([1.0, 1.0] + [0.5] * (len(factors) - 2))
+    assert np.isfinite(witness.losses).all()
+
+
+def test_an_epoch_that_exploded_does_not_count(training_folder):
+    trainer = make_trainer(training_folder)
+    explode(trainer, lambda iteration: iteration == 10)
+
+    witness = train(trainer)
+
+    numbers = [epoch.number for epoch in read_history(trainer.setup.history)]
+    assert numbers == list(range(1, len(witness.epochs) + 1))
+    assert trainer.current_epoch == len(witness.epochs)
+
+
+def test_a_loss_that_rises_far_above_the_first_has_exploded(training_folder):
+    trainer = make_trainer(training_folder)
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        result = own(batch)
+        is_high = 8 <= trainer.progress.iterations < 12
+        return {"loss": np.float32(50.0)} if is_high else result
+
+    wrap_step(trainer, step)
+
+    witness = train(trainer)
+
+    assert trainer.progress.setbacks == len(witness.troubles) == 1
+    assert max(witness.losses) < 50.0
+
+
+def test_a_training_that_explodes_again_and_again_ends_after_three_setbacks(training_folder):
+    trainer = make_trainer(training_folder)
+    explode(trainer, lambda iteration: iteration > 3)
+    troubles = []
+
+    with pytest.raises(TrainingError, match="diverged 4 times"):
+        trainer.run_training(on_trouble=troubles.append)
+
+    assert [trouble.split("with ")[1] for trouble in troubles] == [
+        f"{factor} times lower a learning rate" for factor in (2, 4, 8)
+    ]
+
+
+def test_a_training_whose_first_step_exploded_goes_on_from_the_first_weights(training_folder):
+    trainer = make_trainer(training_folder)
+    explode(trainer, lambda iteration: iteration == 1)
+
+    witness = train(trainer)
+
+    assert len(witness.troubles) == 1
+    assert are_finite(weights_of(trainer))
+
+
+def test_a_training_that_explodes_after_an_interruption_goes_on_from_its_checkpoint(
+    training_folder,
+):
+    train_until(make_trainer(training_folder), 10)
+    trainer = make_trainer(training_folder)
+    explode(trainer, lambda iteration: iteration == 11)
+
+    witness = train(trainer)
+
+    assert len(witness.troubles) == 1
+    assert are_finite(weights_of(trainer))
+
+
+def test_an_interruption_does_not_write_weights_that_exploded(training_folder):
+    trainer = make_trainer(training_folder)
+    explode(trainer, lambda iteration: iteration == 10)
+
+    train_until(trainer, 10)
+
+    assert are_finite(read_checkpoint(trainer.setup.checkpoint)["network_weights"])
+
+
+def test_a_checkpoint_keeps_the_setbacks_and_the_lower_rate(training_folder):
+    first = make_trainer(training_folder)
+    explode(first, lambda iteration: iteration == 5)
+    train_until(first, 10)
+    trainer = make_trainer(training_folder)
+
+    witness = train(trainer)
+
+    factors = [epoch.learning_rate / rate_at(epoch) for epoch in witness.epochs]
+    assert first.progress.setbacks == trainer.progress.setbacks == 1
+    assert factors == pytest.approx([0.5] * len(factors))
+
+
+# --- a memory that does not suffice ------------------------------------------------------------
+
+OUT_OF_MEMORY = pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()],
+    ids=["GPU", "CPU"],
+)
+
+
+@OUT_OF_MEMORY
+def test_a_batch_that_does_not_fit_the_memory_becomes_smaller(training_folder, error):
+    trainer = make_trainer(training_folder)
+    limit_memory(trainer, math.prod(PATCH), error)
+
+    witness = train(trainer)
+
+    assert witness.troubles == [
+        "the memory does not suffice; going on with batch 1 and patch 16 x 16 x 16"
+    ]
+    assert witness.shapes == [(2, 1, *PATCH)] + [(1, 1, *PATCH)] * ASKED_S
+    assert trainer.batch_size == trainer.configuration_manager.batch_size == 1
+    assert list(trainer.configuration_manager.patch_size) == PATCH
+
+
+def test_a_patch_that_does_not_fit_the_memory_becomes_smaller_after_the_batch(training_folder):
+    trainer = make_trainer(training_folder)
+    limit_memory(trainer, 14 * 14 * 16, torch.OutOfMemoryError("CUDA out of memory."))
+
+    witness = train(trainer)
+
+    assert [trouble.split("going on with ")[1] for trouble in witness.troubles] == [
+        "batch 1 and patch 16 x 16 x 16",
+        "batch 1 and patch 14 x 16 x 16",
+        "batch 1 and patch 14 x 14 x 16",
+    ]
+    assert witness.shapes[3:] == [(1, 1, 14, 14, 16)] * ASKED_S
+    assert np.isfinite(witness.losses).all()
+    assert trainer.configuration_manager.batch_size == 1
+    assert list(trainer.configuration_manager.patch_size) == [14, 14, 16]
+
+
+def test_a_memory_that_fills_up_later_costs_no_iteration(training_folder):
+    trainer = make_trainer(training_folder)
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        if trainer.progress.iterations == 10 and len(batch["data"]) > 1:
+            raise MemoryError
+        return own(batch)
+
+    wrap_step(trainer, step)
+
+    witness = train(trainer)
+
+    assert witness.shapes == [(2, 1, *PATCH)] * 11 + [(1, 1, *PATCH)] * (ASKED_S - 10)
+    assert trainer.progress.iterations == ASKED_S
+    assert len(witness.troubles) == 1
+
+
+def test_the_plans_that_were_given_stay_as_they_are_when_the_batch_becomes_smaller(
+    training_folder,
+):
+    trainer = make_trainer(training_folder)
+    limit_memory(trainer, math.prod(PATCH), MemoryError())
+
+    train(trainer)
+
+    chosen = trainer.plans_manager.plans["configurations"]["3d_fullres"]
+    assert (chosen["batch_size"], chosen["patch_size"]) == (2, PATCH)
+
+
+def test_another_error_of_a_step_ends_the_training(training_folder):
+    trainer = make_trainer(training_folder)
+    limit_memory(trainer, 0, RuntimeError("sizes do not match"))
+    troubles = []
+
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        trainer.run_training(on_trouble=troubles.append)
+
+    assert troubles == []
+
+
+# --- workers -----------------------------------------------------------------------------------
+
+# A worker that ends while nnU-Net takes a batch from it leaves an error in a thread of nnU-Net.
+WITH_WORKERS = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
+
+@WITH_WORKERS
+def test_new_workers_cut_the_smaller_patches_and_end_with_the_training(training_folder):
+    trainer = make_trainer(training_folder, has_workers=True)
+    limit_memory(trainer, 14 * 16 * 16, MemoryError())
+
+    witness = train(trainer)
+
+    assert len(witness.troubles) == 2
+    assert witness.shapes[2:] == [(1, 1, 14, 16, 16)] * ASKED_S
+    assert multiprocessing.active_children() == []
+
+
+@WITH_WORKERS
+@pytest.mark.parametrize("error", [RuntimeError("sizes do not match"), KeyboardInterrupt()])
+def test_workers_end_when_an_error_ends_the_training(training_folder, error):
+    trainer = make_trainer(training_folder, has_workers=True)
+    limit_memory(trainer, 0, error)
+
+    with pytest.raises(type(error)):
+        train(trainer)
+
+    assert multiprocessing.active_children() == []
+
+
+# --- averaging ---------------------------------------------------------------------------------
+
+
+def test_the_average_of_a_training_differs_from_its_weights_and_takes_their_place(
+    training_folder,
+):
+    trainer = make_trainer(training_folder, averaging=0.3)
+    train(trainer)
+    last = list(weights_of(trainer).values())
+    average = [tensor.clone() for tensor in trainer.average]
+
+    trainer.use_average()
+
+    assert any(not torch.equal(*pair) for pair in zip(average, last, strict=False))
+    assert are_finite(weights_of(trainer))
+    for weight, expected in zip(trainer.network.parameters(), average, strict=True):
+        torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=0)
+
+
+def test_the_average_is_over_a_share_of_the_steps_so_far(training_folder):
+    trainer = make_trainer(training_folder, averaging=0.3)
+    steps = []
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        result = own(batch)
+        steps.append(next(trainer.network.parameters()).detach().double().clone())
+        return result
+
+    wrap_step(trainer, step)
+
+    train(trainer)
+
+    expected = steps[0]
+    for number, weights in enumerate(steps):
+        expected = expected + (weights - expected) / (1 + 0.3 * number)
+    torch.testing.assert_close(trainer.average[0].double(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_averaging_the_weights_stay_in_their_place(training_folder):
+    trainer = make_trainer(training_folder)
+    train(trainer)
+    before = weights_of(trainer)
+
+    trainer.use_average()
+
+    assert trainer.average is None
+    assert are_equal(weights_of(trainer), before)
+
+
+def test_a_checkpoint_keeps_the_average(training_folder):
+    first = make_trainer(training_folder, averaging=0.3)
+    train_until(first, 10)
+    trainer = make_ready_trainer(training_folder, averaging=0.3)
+
+    trainer.load_checkpoint(str(trainer.setup.checkpoint))
+
+    for found, expected in zip(trainer.average, first.average, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_weights_that_exploded_do_not_stay_in_the_average(training_folder):
+    trainer = make_trainer(training_folder, averaging=0.3)
+    explode(trainer, lambda iteration: iteration == 10)
+
+    train(trainer)
+
+    assert all(tensor.isfinite().all() for tensor in trainer.average)
+
+
+@pytest.mark.filterwarnings("ignore:.*to a meta parameter:UserWarning")
+def test_an_average_from_a_checkpoint_is_where_the_weights_are(training_folder):
+    train_until(make_trainer(training_folder, averaging=0.3), 10)
+    trainer = make_ready_trainer(training_folder, averaging=0.3)
+    # Stands in for a GPU, which tests may not have.
+    trainer.network.to("meta")
+
+    trainer.load_checkpoint(str(trainer.setup.checkpoint))
+
+    assert {tensor.device.type for tensor in trainer.average} == {"meta"}
+
+
+# --- mirroring and augmentation ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mirroring", "expected"), [(True, (0, 1, 2)), (False, None)])
+def test_a_model_is_mirrored_in_prediction_only_when_it_was_in_training(
+    training_folder, mirroring, expected
+):
+    trainer = make_trainer(training_folder, mirroring=mirroring)
+
+    train(trainer)
+
+    checkpoint = read_checkpoint(trainer.setup.checkpoint)
+    assert trainer.network_state()["mirror_axes"] == expected
+    assert checkpoint["mirror_axes"] == expected
+
+
+def make_augmentation(*, is_flat: bool = False) -> Any:
+    """Return nnU-Net's augmentation of patches of 16³ voxels, without mirroring."""
+    return BudgetedTrainer.get_training_transforms(
+        tuple(PATCH), (-0.5, 0.5), None, None, do_dummy_2d_data_aug=is_flat
+    )
+
+
+def probabilities_of(augmentation: Any) -> list[float]:
+    names = ("apply_probability", "p_rotation", "p_scaling", "p_elastic_deform")
+    return [
+        float(getattr(transform, name))
+        for transform in augmentation.transforms
+        for name in names
+        if hasattr(transform, name)
+    ]
+
+
+@pytest.mark.parametrize("is_flat", [False, True])
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0])
+def test_weaker_augmentation_has_lower_probabilities(is_flat, factor):
+    augmentation = make_augmentation(is_flat=is_flat)
+    own = probabilities_of(augmentation)
+
+    weaken(augmentation, factor)
+
+    assert max(own) > 0
+    assert probabilities_of(augmentation) == pytest.approx([factor * value for value in own])
+
+
+@pytest.mark.parametrize("is_flat", [False, True])
+def test_without_augmentation_a_patch_is_the_middle_of_what_was_cut(is_flat):
+    augmentation = make_augmentation(is_flat=is_flat)
+    # With flat patches only the plane is cut larger.
+    depth = slice(None) if is_flat else slice(4, 20)
+    image = torch.rand(1, 16 if is_flat else 24, 24, 24)
+    weaken(augmentation, 0.0)
+
+    for _ in range(10):
+        found = augmentation(image=image.clone(), segmentation=(image > 0.5).to(torch.int16))
+
+        assert torch.equal(found["image"], image[:, depth, 4:20, 4:20])
