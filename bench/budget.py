@@ -260,13 +260,14 @@ def train_stock(
 def evaluate(
     plans: dict[str, Any], description: dict[str, Any], state: dict[str, Any], raw: Path
 ) -> dict[str, Any]:
-    """Score weights with nnU-Net's own prediction, mirroring included."""
+    """Score weights with nnU-Net's own prediction, mirroring included, as ours are scored."""
     from nnunet_medseg.dataset.raw_layout import read_cases
-    from nnunet_medseg.hardware import Device
+    from nnunet_medseg.hardware import choose_device
     from nnunet_medseg.nnunet.inference import Model, Segmenter, read_truth
 
     model = Model(plans, description, "3d_fullres", (0, 1, 2), (state,))
-    segmenter = Segmenter(model, Device("cpu", 0, "CPU", has_fast_bf16=False))
+    device = choose_device("cpu")
+    segmenter = Segmenter(model, device, in_bfloat16=device.has_fast_bf16)
     names = {value: name for name, value in description["labels"].items() if value}
     scores = {
         case.name: dice_by_label(

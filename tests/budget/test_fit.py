@@ -147,6 +147,15 @@ def test_the_cheapest_gives_way_when_another_plan_fits_the_memory():
 
     choice = machine.choose(LADDER)
 
+    assert choice.candidate is OWN
+
+
+@pytest.mark.parametrize("half_s", [10.0, math.inf])
+def test_a_plan_with_too_few_steps_goes_before_one_that_does_not_fit_the_memory(half_s):
+    machine = Machine({"own": 20.0, "half": half_s, "tiny": math.inf})
+
+    choice = machine.choose(LADDER)
+
     assert choice.step_s < math.inf
 
 
@@ -189,6 +198,17 @@ def test_a_forecast_decides_where_measuring_would_take_too_long():
     assert choice.candidate is huge
     assert choice.step_s == 25.0
     assert choice.measured == {"tiny": 1.0}
+
+
+def test_what_has_been_measured_leaves_less_time_for_others():
+    own, half = make_candidate("own", 8.0, 100), make_candidate("half", 4.0, 140)
+    # Of 60 s the tiny plan takes 6, the own one 45; half would take 22.
+    machine = Machine({"own": 15.0, "tiny": 2.0})
+
+    choice = machine.choose([own, half, TINY])
+
+    assert machine.measured == ["tiny", "own"]
+    assert (choice.candidate, choice.step_s) == (half, 7.5)
 
 
 def test_a_forecast_follows_the_nearest_plan_that_was_measured():

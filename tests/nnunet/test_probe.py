@@ -107,6 +107,12 @@ def test_the_fastest_of_three_steps_counts(training_folder, monkeypatch):
     assert measure(training_folder) == 1.0
 
 
+def test_short_steps_are_repeated_until_one_runs_undisturbed(training_folder, monkeypatch):
+    turn_clock(monkeypatch, [0.2] * 4 + [0.1] + [0.2] * 20)
+
+    assert measure(training_folder) == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize(
     ("steps_s", "expected_s"), [([40.0], 40.0), ([16.0], 16.0), ([12.0, 11.0], 11.0)]
 )

@@ -79,16 +79,13 @@ def train_until(trainer: BudgetedTrainer, iteration: int) -> None:
 
 
 def explode(trainer: BudgetedTrainer, when: Callable[[int], bool]) -> None:
-    """Let weights and loss become no numbers in the iterations, counted from 1, that are chosen."""
+    """Let weights become no numbers in the iterations, counted from 1, that are chosen."""
 
     def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
-        result = own(batch)
-        if not when(trainer.progress.iterations + 1):
-            return result
-        with torch.no_grad():
-            for weight in trainer.network.parameters():
-                weight.fill_(math.nan)
-        return {"loss": np.float32(math.nan)}
+        if when(trainer.progress.iterations + 1):
+            with torch.no_grad():
+                next(trainer.network.parameters()).fill_(math.nan)
+        return own(batch)
 
     wrap_step(trainer, step)
 
@@ -236,6 +233,21 @@ def test_an_interruption_does_not_write_weights_that_exploded(training_folder):
     train_until(trainer, 10)
 
     assert are_finite(read_checkpoint(trainer.setup.checkpoint)["network_weights"])
+
+
+def test_a_loss_that_rose_before_an_interruption_is_noticed_after_it(training_folder):
+    def raise_loss(trainer: BudgetedTrainer) -> BudgetedTrainer:
+        def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+            result = own(batch)
+            return {"loss": np.float32(50.0)} if trainer.progress.iterations >= 8 else result
+
+        wrap_step(trainer, step)
+        return trainer
+
+    train_until(raise_loss(make_trainer(training_folder)), 10)
+
+    with pytest.raises(TrainingError, match="diverged"):
+        train(raise_loss(make_trainer(training_folder)))
 
 
 def test_a_checkpoint_keeps_the_setbacks_and_the_lower_rate(training_folder):

@@ -102,3 +102,14 @@ def test_a_damaged_journal_is_explained_when_training_would_be_lost(folder, data
         _open(folder, dataset, ASKED, resume=False)
 
     assert folder.checkpoint_file.exists()
+
+
+def test_before_any_training_another_time_is_planned_for_again(folder, dataset):
+    begin(folder, dataset, trained=False)
+    for stage in ("plan", "preprocess"):
+        with folder.recording(stage):
+            pass
+
+    _open(folder, dataset, TrainOptions(dataset_name="M", minutes=7), resume=False)
+
+    assert list(folder.finished_stages()) == ["check"]

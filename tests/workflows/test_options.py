@@ -51,3 +51,15 @@ def test_a_name_that_is_taken_stays_inside_its_folder(name):
         return
     assert not set(taken) & set('/\\:*?"<>|\0\n')
     assert taken not in {".", ".."}
+
+
+def test_a_plan_is_made_for_the_minutes_unless_nnunets_own_is_asked_for():
+    assert read_train_options().plan == "auto"
+    assert read_train_options(plan="default").plan == "default"
+
+
+def test_another_way_of_planning_is_refused_with_the_ways_there_are():
+    with pytest.raises(UsageError, match="--plan large") as refused:
+        read_train_options(plan="large")
+
+    assert "auto, default" in refused.value.fix

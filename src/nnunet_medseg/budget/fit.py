@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from nnunet_medseg.budget.size import PlanSize
+from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize
 
 __all__ = ["Candidate", "Choice", "choose_candidate", "measuring_limit_s"]
 
@@ -124,7 +124,9 @@ def choose_candidate(
             watch.take(candidate)
         if _steps(asked_s, watch.forecast_s(candidate)) >= candidate.steps_needed:
             return _explain(candidates, candidate, asked_s, watch)
-    return _explain(candidates, cheapest, asked_s, watch)
+    fitting = [each for each in watch.steps_s if math.isfinite(watch.steps_s[each])]
+    last = min(fitting or [cheapest], key=lambda candidate: candidate.flops)
+    return _explain(candidates, last, asked_s, watch)
 
 
 def _steps(asked_s: float, step_s: float) -> int:
@@ -137,9 +139,9 @@ def _explain(
     step_s = watch.forecast_s(chosen)
     steps = _steps(asked_s, step_s)
     minutes = f"{asked_s / 60:g} min"
-    first = candidates[0]
-    own_s = watch.forecast_s(first)
-    if chosen is first:
+    own = next((each for each in candidates if each.size == NNUNET_SIZE), chosen)
+    own_s = watch.forecast_s(own)
+    if chosen is own:
         reason = f"{steps} steps of nnU-Net's own plan fit into {minutes}"
     elif not math.isfinite(own_s):
         reason = f"nnU-Net's own plan does not fit into the memory; {steps} steps of this one fit"

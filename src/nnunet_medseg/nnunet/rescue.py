@@ -18,11 +18,15 @@ MIN_CELLS = 4  # of the coarsest feature map along each axis, as in nnU-Net's pl
 
 
 class Rescue:
-    """Keeps the weights of the last epoch whose loss was in order."""
+    """Keeps the weights of the last epoch whose loss was in order.
+
+    Attributes:
+        first_loss: Of the training's first iteration; a checkpoint keeps it.
+    """
 
     def __init__(self) -> None:
         self._weights: dict[str, torch.Tensor] | None = None
-        self._first_loss: float | None = None
+        self.first_loss: float | None = None
 
     def is_exploded(self, losses: Sequence[float]) -> bool:
         """Tell whether the losses of an epoch are out of all order.
@@ -31,9 +35,9 @@ class Rescue:
         """
         if not all(math.isfinite(loss) for loss in losses):
             return True
-        if self._first_loss is None:
-            self._first_loss = losses[0]
-        return sum(losses) / len(losses) > self._first_loss + EXPLODED_BY
+        if self.first_loss is None:
+            self.first_loss = losses[0]
+        return sum(losses) / len(losses) > self.first_loss + EXPLODED_BY
 
     def remember(self, network: torch.nn.Module) -> None:
         """Keep a copy of weights that are in order."""

@@ -258,14 +258,18 @@ class BudgetedTrainer(nnUNetTrainer):
         patch = [int(side) for side in self.configuration_manager.patch_size]
         configuration = self.configuration_manager.configuration
         batch, patch = smaller_batch(int(configuration["batch_size"]), patch, self._strides())
-        configuration["batch_size"] = self.batch_size = batch
-        configuration["patch_size"] = patch
+        self._resize(batch, patch)
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.progress.is_measured = False
         shown = " x ".join(str(side) for side in patch)
         return f"the memory does not suffice; going on with batch {batch} and patch {shown}"
+
+    def _resize(self, batch: int, patch: list[int]) -> None:
+        configuration = self.configuration_manager.configuration
+        configuration["batch_size"] = self.batch_size = batch
+        configuration["patch_size"] = patch
 
     def _strides(self) -> list[int]:
         return [
@@ -296,7 +300,7 @@ class BudgetedTrainer(nnUNetTrainer):
             times.append(self.clock.used_s - started_s)
             on_iteration(self.clock.used_s)
             if should_stop():
-                if math.isfinite(losses[-1]):
+                if not self.rescue.is_exploded(losses):
                     self.save_checkpoint(str(self.setup.checkpoint))
                 raise KeyboardInterrupt
             is_late = is_overdue(self.clock.left_s, times[-1], self.clock.asked_s)
@@ -445,6 +449,9 @@ class BudgetedTrainer(nnUNetTrainer):
             "waited_s": self.progress.waited_s,
             "stepping_s": self.progress.stepping_s,
             "setbacks": self.progress.setbacks,
+            "first_loss": self.rescue.first_loss,
+            "batch_size": int(self.configuration_manager.batch_size),
+            "patch_size": [int(side) for side in self.configuration_manager.patch_size],
             "average": self.average,
             "used_s": self.clock.used_s,
             "validation_s": self.progress.validation.spent_s,
@@ -468,6 +475,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.waited_s = content["waited_s"]
         self.progress.stepping_s = content["stepping_s"]
         self.progress.setbacks = content["setbacks"]
+        self.rescue.first_loss = content["first_loss"]
+        self._resize(content["batch_size"], content["patch_size"])
         if content["average"] is not None:
             place = next(self._bare_network().parameters()).device
             self.average = [average.to(place) for average in content["average"]]

@@ -119,6 +119,7 @@ def _record_training(run: Run, trainer: Any) -> None:
     from nnunet_medseg.nnunet.weights import hash_tensors, read_checkpoint
 
     require_dataset(run)
+    _keep_what_fitted(run, trainer)
     last = read_history(run.folder.history_file)[-1]
     case = _reference_case(run)
     with chatter(run.folder.log_file):
@@ -146,6 +147,18 @@ def _record_training(run: Run, trainer: Any) -> None:
         "reference_images": [str(path) for path in case.images],
     }
     write_json(run.folder.training_file, record)
+
+
+def _keep_what_fitted(run: Run, trainer: Any) -> None:
+    """Write batch and patch into the plans when they became smaller for lack of memory."""
+    from nnunet_medseg.nnunet.planning import configuration_of, write_plans
+
+    plans, name = configuration_of(run.folder.dataset)
+    chosen, fitted = plans["configurations"][name], trainer.configuration_manager
+    batch, patch = int(fitted.batch_size), [int(side) for side in fitted.patch_size]
+    if (batch, patch) != (chosen["batch_size"], chosen["patch_size"]):
+        chosen["batch_size"], chosen["patch_size"] = batch, patch
+        write_plans(run.folder.dataset, plans)
 
 
 def _reference_case(run: Run) -> RawCase:
