@@ -39,7 +39,7 @@ DATASET_NAME = "Dataset001_medseg"
 REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
 SCRATCH = "scratch-"  # temporary folders of a prediction
 
-FORMAT = 1  # raise it when a stage writes something that an older program cannot read
+FORMAT = 2  # raise it when a stage writes something that an older program cannot read
 LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,10 +15,11 @@ MIN_MEASURING_S = 30.0
 MEASURING_SHARE = 0.05  # of the training time
 STEPS_A_MEASUREMENT = 3  # the first, a cold start, and two that count
 # Small networks use a machine less well than large ones, so that a forecast for a larger one from
-# a smaller one is too long: measured up to this factor.
+# a smaller one is too long. A guess for neighbours on the ladder.
 FORECAST_ERROR = 1.6
-# Of the time, what remains for steps beside looks, checkpoints and start (budget.overhead).
-STEPPING_SHARE = 0.93
+# Of the time, what remains for steps beside looks, checkpoints and start (budget.overhead), and
+# beside the loading of data, which is not measured and shares the cores. On two of them it was 0.78.
+STEPPING_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,11 @@ class _Stopwatch:
         self.steps_s: dict[Candidate, float] = {}
 
     def take(self, candidate: Candidate) -> None:
-        self.steps_s[candidate] = self._measure(candidate)
-        if math.isfinite(self.steps_s[candidate]):
-            self._left_s -= STEPS_A_MEASUREMENT * self.steps_s[candidate]
+        started = time.monotonic()
+        step_s = self.steps_s[candidate] = self._measure(candidate)
+        # Building a network, and steps that were repeated, take their time too.
+        steps_s = STEPS_A_MEASUREMENT * step_s if math.isfinite(step_s) else 0.0
+        self._left_s -= max(steps_s, time.monotonic() - started)
 
     def can_take(self, candidate: Candidate) -> bool:
         return STEPS_A_MEASUREMENT * self.forecast_s(candidate) <= self._left_s
@@ -104,8 +108,8 @@ def choose_candidate(
     """Choose the first candidate of which enough steps fit into the training.
 
     The cheapest is measured first: it takes little time, and tells by the number of operations
-    what the others will take. Then each that may fit is measured, from the first on, until one
-    does.
+    what the others will take. Then the first that may fit is measured, and the forecasts are made
+    again: a small network uses a machine badly, and what is forecast from it is too long.
 
     Args:
         candidates: At least one, in order of preference: from large to small.
@@ -116,17 +120,33 @@ def choose_candidate(
     watch = _Stopwatch(measure, measuring_limit_s(asked_s))
     cheapest = min(candidates, key=lambda candidate: candidate.flops)
     watch.take(cheapest)
+    while (candidate := _next_to_measure(candidates, asked_s, watch)) is not None:
+        watch.take(candidate)
     for candidate in candidates:
-        may_fit = _steps(asked_s, watch.forecast_s(candidate) / FORECAST_ERROR)
-        is_new = candidate not in watch.steps_s
-        is_worth_it = may_fit >= candidate.steps_needed and watch.can_take(candidate)
-        if is_new and (is_worth_it or not watch.has_any):
-            watch.take(candidate)
         if _steps(asked_s, watch.forecast_s(candidate)) >= candidate.steps_needed:
             return _explain(candidates, candidate, asked_s, watch)
     fitting = [each for each in watch.steps_s if math.isfinite(watch.steps_s[each])]
     last = min(fitting or [cheapest], key=lambda candidate: candidate.flops)
     return _explain(candidates, last, asked_s, watch)
+
+
+def _next_to_measure(
+    candidates: Sequence[Candidate], asked_s: float, watch: _Stopwatch
+) -> Candidate | None:
+    """Return the first that may fit and has not been measured; None when none is better."""
+    if not watch.has_any:
+        new = [candidate for candidate in candidates if candidate not in watch.steps_s]
+        return min(new, key=lambda candidate: candidate.flops, default=None)
+    for candidate in candidates:
+        is_known = candidate in watch.steps_s
+        at_best_s = watch.forecast_s(candidate) / (1.0 if is_known else FORECAST_ERROR)
+        if _steps(asked_s, at_best_s) < candidate.steps_needed:
+            continue
+        if is_known:
+            return None
+        if watch.can_take(candidate):
+            return candidate
+    return None
 
 
 def _steps(asked_s: float, step_s: float) -> int:
@@ -150,5 +170,7 @@ def _explain(
             f"about {_steps(asked_s, own_s)} steps of nnU-Net's own plan would fit into "
             f"{minutes}; {steps} of this one do"
         )
+    if steps < chosen.steps_needed:
+        reason += f"; {chosen.steps_needed} would train it well: give it more minutes"
     measured = {candidate.name: step_s for candidate, step_s in watch.steps_s.items()}
     return Choice(chosen, step_s, steps, reason, measured)

@@ -11,14 +11,15 @@ __all__ = ["NNUNET_SIZE", "PlanSize", "coarsen", "ladder"]
 COARSENING_STEP = 1.03  # as nnU-Net's planner makes its low resolution (2.8.1)
 MAX_RATIO = 2.0
 
-# How many steps a size needs before it is better than the next smaller one in the same time. The
-# measurements are in docs/concepts/budget.md, but for the first, which is a guess: nnU-Net's
-# residual presets were shown to be better after 250,000 steps (Isensee et al., MICCAI 2024,
+# How many steps a size needs before it is better than the next smaller one in the same time. That of
+# half the features is measured (docs/concepts/budget.md); the others are guesses: between 500 and
+# 1000 steps all features were as good as half of them in the same time, in trials on one dataset, and
+# nnU-Net's residual presets were shown to be better after 250,000 steps (Isensee et al., MICCAI 2024,
 # arXiv:2404.09556).
 RESIDUAL_STEPS = 100_000
 FULL_STEPS = 1000
 NARROW_STEPS = 500
-NARROW = 0.5  # of nnU-Net's features; a quarter was worse in the same time
+NARROW = 0.5  # of nnU-Net's features; a quarter was worse than half of the patch
 VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 # A ball of 27 voxels across: a surface that is known to half a voxel costs it a few percent.
 RESOLVED_OBJECT_VOXELS = 10_000

@@ -57,7 +57,7 @@ class PlanFacts(_Record):
 
     size: str
     reason: str
-    forecast_step_s: float
+    forecast_step_s: float | None
     forecast_steps: int
 
 

@@ -30,11 +30,15 @@ def typical_object_voxels(label_map: np.ndarray[Any, Any], labels: Sequence[int]
         >>> typical_object_voxels(label_map, [1, 2])
         {1: 256}
     """
+    # Neighbours with different labels lie in different components.
+    components = cc3d.connected_components(np.asarray(label_map, dtype=np.int32)).ravel()
+    voxels = np.bincount(components)
+    labels_of = np.zeros(len(voxels), dtype=np.int64)
+    labels_of[components] = np.asarray(label_map).ravel()
     found: dict[int, int] = {}
     for label in labels:
-        mask = label_map == label
-        if mask.any():
-            sizes = np.sort(np.bincount(cc3d.connected_components(mask).ravel())[1:])
+        sizes = np.sort(voxels[1:][labels_of[1:] == label])
+        if len(sizes):
             middle = np.searchsorted(np.cumsum(sizes), sizes.sum() / 2)
             found[label] = int(sizes[middle])
     return found

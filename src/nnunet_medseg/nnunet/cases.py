@@ -65,14 +65,18 @@ class PreprocessedCases(nnUNetDatasetBlosc2):
         Returns:
             The bytes that are held; 0 when the limit does not allow it.
         """
-        opened = {name: self._open(name) for name in self.identifiers}
-        size_bytes = sum(array.nbytes for pair in opened.values() for array in pair)
-        if size_bytes > limit_bytes:
-            return 0
-        self._unpacked = {
-            name: (_Held(data[:]), _Held(seg[:])) for name, (data, seg) in opened.items()
-        }
-        return int(size_bytes)
+        size_bytes = 0
+        for name in self.identifiers:
+            # One after the other: a thousand open files are more than a process may have.
+            size_bytes += sum(int(array.nbytes) for array in self._open(name))
+            if size_bytes > limit_bytes:
+                return 0
+        self._unpacked = {name: self._hold(name) for name in self.identifiers}
+        return size_bytes
+
+    def _hold(self, name: str) -> tuple[_Held, _Held]:
+        data, seg = self._open(name)
+        return _Held(data[:]), _Held(seg[:])
 
     def load_case(self, identifier: str) -> tuple[Any, Any, None, dict[str, Any]]:
         """Open a case; voxels are read when a patch is cut."""

@@ -16,7 +16,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets import (
 
 from nnunet_medseg.budget.size import PlanSize, coarsen
 
-__all__ = ["PlainPlanner", "ResidualPlanner"]
+__all__ = ["PatchTooSmallError", "PlainPlanner", "ResidualPlanner"]
 
 
 class _Sized(ExperimentPlanner):
@@ -63,8 +63,15 @@ class _Sized(ExperimentPlanner):
         return int(np.argmin(sizes)) if 1 in sizes else None
 
 
+class PatchTooSmallError(Exception):
+    """The planner would cut a patch with no voxel along an axis."""
+
+
 def _count_voxels(patch: Sequence[int], *_: Any) -> int:
-    return math.prod(int(size) for size in patch)
+    voxels = math.prod(int(size) for size in patch)
+    if voxels < 1:
+        raise PatchTooSmallError
+    return voxels
 
 
 class PlainPlanner(_Sized, ExperimentPlanner):

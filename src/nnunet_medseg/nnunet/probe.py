@@ -15,10 +15,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT, measuring_limit_s
+from nnunet_medseg.hardware import free_memory_bytes
 from nnunet_medseg.nnunet.rescue import is_out_of_memory
 from nnunet_medseg.nnunet.trainer import TrainingSetup, make_trainer
 
-__all__ = ["count_flops", "measure_step"]
+__all__ = ["count_flops", "fits_memory", "measure_step"]
+
+# A convolution's output, what the norm and the nonlinearity keep of it, and its gradient.
+BYTES_A_FEATURE = 12
 
 ENOUGH_S = 1.5
 MAX_STEPS = 20
@@ -29,16 +33,33 @@ def count_flops(plans: dict[str, Any], configuration: str, description: dict[str
 
     Counted by torch on its meta device: nothing is computed and no memory is taken.
     """
+    network, batch = _on_meta(plans, configuration, description)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(batch)
+    return float(counter.get_total_flops())
+
+
+def fits_memory(plans: dict[str, Any], configuration: str, description: dict[str, Any]) -> bool:
+    """Tell whether the features of a training step are likely to fit into the memory of a CPU.
+
+    Where a system promises more memory than it has, it ends the program rather than refuse.
+    """
+    network, batch = _on_meta(plans, configuration, description)
+    features = network.compute_conv_feature_map_size(tuple(batch.shape[2:])) * batch.shape[0]
+    return bool(features * BYTES_A_FEATURE < free_memory_bytes())
+
+
+def _on_meta(
+    plans: dict[str, Any], configuration: str, description: dict[str, Any]
+) -> tuple[Any, torch.Tensor]:
+    """Return the network and a batch, both without memory."""
     manager = PlansManager(plans)
     chosen = manager.get_configuration(configuration)
     inputs = determine_num_input_channels(manager, chosen, description)
     heads = manager.get_label_manager(description).num_segmentation_heads
     with torch.device("meta"):
         network = nnUNetTrainer.build_network_architecture(manager, chosen, inputs, heads)
-        batch = torch.empty(chosen.batch_size, inputs, *chosen.patch_size)
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network(batch)
-    return float(counter.get_total_flops())
+        return network, torch.empty(chosen.batch_size, inputs, *chosen.patch_size)
 
 
 def _wants_more(times: list[float]) -> bool:
@@ -58,6 +79,8 @@ def measure_step(
         The fastest of a few steps: the first is a cold start. Fewer are done where a step takes
         long against what measuring may take. Infinity when the memory does not suffice.
     """
+    if setup.device.kind == "cpu" and not fits_memory(plans, configuration, description):
+        return math.inf
     trainer = None
     try:
         # Compiling would take longer than measuring may.

@@ -14,6 +14,14 @@ __all__ = ["MAX_SETBACKS", "Rescue", "is_out_of_memory", "smaller_batch"]
 MAX_SETBACKS = 3
 # nnU-Net's loss is cross-entropy minus Dice: with n labels it begins near log(n) and falls.
 EXPLODED_BY = 5.0
+# What torch writes into a plain RuntimeError: on a CPU (c10/core/impl/alloc_cpu.cpp of 2.13), and
+# where a library of CUDA takes memory by itself.
+SIGNS = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
 MIN_CELLS = 4  # of the coarsest feature map along each axis, as in nnU-Net's plans
 
 
@@ -57,8 +65,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error of torch or numpy says that the memory does not suffice."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # On a CPU torch raises a plain RuntimeError (c10/core/impl/alloc_cpu.cpp of 2.13).
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
 
 
 def smaller_batch(

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_medseg.budget.fit import Candidate, Choice, choose_candidate
 from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize, ladder
+from nnunet_medseg.nnunet.planner import PatchTooSmallError
 from nnunet_medseg.nnunet.planning import make_plans
 from nnunet_medseg.nnunet.probe import count_flops, measure_step
 from nnunet_medseg.nnunet.trainer import TrainingSetup
@@ -16,6 +17,7 @@ from nnunet_medseg.nnunet.trainer import TrainingSetup
 __all__ = ["Sized", "plan_for_time"]
 
 MIN_BATCH = 2  # of nnU-Net's planner
+MIN_STAGES = 3  # nnU-Net's loss leaves the coarsest output out, and the one before it needs another
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,30 @@ def _make_candidates(
     patch_voxels = math.prod(chosen["patch_size"]) * chosen["batch_size"] // MIN_BATCH
     steps_down = [(NNUNET_SIZE, 0)]
     if object_mm3 is not None:
-        object_voxels = object_mm3 / math.prod(float(side) for side in chosen["spacing"])
-        steps_down = ladder(patch_voxels, object_voxels)
+        steps_down = ladder(patch_voxels, object_mm3 / _voxel_mm3(*own))
     made: dict[Candidate, tuple[dict[str, Any], str]] = {}
     for size, steps_needed in steps_down:
-        plans, configuration = own if size == NNUNET_SIZE else make_plans(dataset, size)
+        try:
+            plans, configuration = own if size == NNUNET_SIZE else make_plans(dataset, size)
+        except PatchTooSmallError:
+            continue
+        network = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
+        if size != NNUNET_SIZE and network["n_stages"] < MIN_STAGES:
+            continue
         flops = count_flops(plans, configuration, description)
         name = _describe(plans["configurations"][configuration], size)
         # Two sizes may lead to the same patch; the first is preferred.
         if name not in {candidate.name for candidate in made}:
             made[Candidate(size, flops, steps_needed, name)] = (plans, configuration)
     return made
+
+
+def _voxel_mm3(plans: dict[str, Any], configuration: str) -> float:
+    spacing = [float(side) for side in plans["configurations"][configuration]["spacing"]]
+    if len(spacing) < 3:
+        # A 2D plan leaves the thickness of slices as it is.
+        spacing.append(float(plans["original_median_spacing_after_transp"][0]))
+    return math.prod(spacing)
 
 
 def _describe(configuration: dict[str, Any], size: PlanSize) -> str:

@@ -54,6 +54,8 @@ __all__ = [
 # nnU-Net's 0.99 averages over about 100 iterations, of which a short training has few.
 MOMENTUM = 0.9
 CACHE_SHARE = 0.25  # of the free memory, for unpacked cases
+UNPACKING_SHARE = 0.01  # of the time
+UNPACKED_BYTES_A_S = 3e8  # one thread, measured: 4e8 and more on a 2-core machine
 ADAMW_WEIGHT_DECAY = 0.01  # torch's own default
 
 # Compiling takes minutes and speeds up what follows; short trainings do not earn it back. Not yet
@@ -155,6 +157,8 @@ class BudgetedTrainer(nnUNetTrainer):
 
     setup: TrainingSetup
     clock: TrainingClock
+    dataloader_train: Any
+    dataloader_val: Any
 
     # The constructor is nnU-Net's: it reads its own signature, so that nothing can be added to it.
 
@@ -213,6 +217,8 @@ class BudgetedTrainer(nnUNetTrainer):
                     raise
             finally:
                 self.stop_workers()
+                # With it go the cases that it holds.
+                self.dataloader_train = self.dataloader_val = None
             # Outside of the handler, whose traceback holds on to the memory of the failed step.
             on_trouble(self._shrink())
         # Also after a kill between the last epoch and the journal.
@@ -241,7 +247,8 @@ class BudgetedTrainer(nnUNetTrainer):
                 f"The training diverged {MAX_SETBACKS + 1} times, each time with a lower rate."
             )
             fix = (
-                "Run again with another --seed; if it happens again, check the images' intensities."
+                "Start again with --fresh and another --seed; if it happens again, check the "
+                "images' intensities."
             )
             raise TrainingError(problem, fix=fix)
         self.rescue.restore(self._bare_network())
@@ -617,7 +624,9 @@ class BudgetedTrainer(nnUNetTrainer):
         dataset = PreprocessedCases(self.preprocessed_dataset_folder, list(cases))
         # Where workers are not forked, each would get a copy of its own.
         if kind is SafeLoader and multiprocessing.get_start_method() == "fork":
-            self.cached_bytes = dataset.unpack(CACHE_SHARE * free_memory_bytes())
+            in_time_bytes = UNPACKING_SHARE * self.setup.asked_s * UNPACKED_BYTES_A_S
+            limit_bytes = min(CACHE_SHARE * free_memory_bytes(), in_time_bytes)
+            self.cached_bytes = dataset.unpack(limit_bytes)
         return kind(
             dataset,
             self.batch_size,

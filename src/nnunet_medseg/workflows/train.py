@@ -190,10 +190,10 @@ def _open(
             raise _ask(run_folder, changes)
         late = MATTERS_FROM_PLANNING_ON | MATTERS_FROM_TRAINING_ON
         if not changes.files and changes.options.keys() <= late:
-            run_folder.change_options(asked.to_json())
             if changes.options.keys() & MATTERS_FROM_PLANNING_ON:
-                run_folder.forget("plan")
                 run_folder.forget("preprocess")
+                run_folder.forget("plan")
+            run_folder.change_options(asked.to_json())
             return asked
         console.detail(f"an unfinished run began otherwise ({changes}); starting over")
         discard_run(run_folder)

@@ -83,9 +83,8 @@ def _plan_for_time(run: Run) -> None:
         {
             "plan": choice.candidate.name,
             "reason": choice.reason,
-            "step_s": choice.step_s,
+            "step_s": choice.step_s if math.isfinite(choice.step_s) else None,
             "steps": choice.steps,
-            "measured": choice.measured,
             "recipe": recipe.to_json(),
         },
     )

@@ -88,7 +88,6 @@ def _train_with_bar(run: Run, trainer: Any) -> None:
 
     asked_s = run.options.minutes * 60
     notes = ["starting"]
-    troubles: list[str] = []
 
     def on_epoch(epoch: Epoch) -> None:
         dice = "" if epoch.patch_dice is None else f", Dice of patches {epoch.patch_dice:.3f}"
@@ -107,10 +106,8 @@ def _train_with_bar(run: Run, trainer: Any) -> None:
             lambda used_s: bar.update(min(used_s, asked_s), notes[0]),
             on_epoch,
             interrupt.is_set,
-            troubles.append,
+            console.warn,
         )
-    for trouble in troubles:
-        console.warn(trouble)
 
 
 def _record_training(run: Run, trainer: Any) -> None:
@@ -159,6 +156,10 @@ def _keep_what_fitted(run: Run, trainer: Any) -> None:
     if (batch, patch) != (chosen["batch_size"], chosen["patch_size"]):
         chosen["batch_size"], chosen["patch_size"] = batch, patch
         write_plans(run.folder.dataset, plans)
+        planned = read_json(run.folder.plan_file)
+        shown = " x ".join(str(side) for side in patch)
+        smaller = f"; for lack of memory patch {shown}, batch {batch}"
+        write_json(run.folder.plan_file, planned | {"plan": planned["plan"] + smaller})
 
 
 def _reference_case(run: Run) -> RawCase:
