@@ -13,6 +13,7 @@ from nnunet_medseg.budget.size import (
     COARSENING_STEP,
     DRAWN_OBJECT_VOXELS,
     MAX_RATIO,
+    NARROW,
     NNUNET_SIZE,
     PlanSize,
     coarsen,
@@ -86,41 +87,51 @@ def test_a_cube_stays_a_cube():
     assert coarsen((1.5, 1.5, 1.5), 8.0) == pytest.approx((3.0, 3.0, 3.0))
 
 
-def sizes_of(patch_voxels: int, object_voxels: float) -> list[PlanSize]:
-    return [size for size, _ in ladder(patch_voxels, object_voxels)]
+def sizes_of(patch_voxels: int, object_voxels: float, width: float = 1.0) -> list[PlanSize]:
+    """Return the sizes of a width, without nnU-Net's own."""
+    sizes = [size for size, _ in ladder(patch_voxels, object_voxels)]
+    return [size for size in sizes if size.width == width and size.patch_voxels is not None]
 
 
-@given(st.integers(4096, 10**8), st.floats(1, 10**8))
-def test_the_ladder_goes_from_large_to_small(patch_voxels, object_voxels):
-    narrow = sizes_of(patch_voxels, object_voxels)[2:]
+@pytest.mark.parametrize("width", [1.0, NARROW])
+@given(patch_voxels=st.integers(4096, 10**8), object_voxels=st.floats(1, 10**8))
+def test_the_sizes_of_a_width_go_from_large_to_small(width, patch_voxels, object_voxels):
+    sizes = sizes_of(patch_voxels, object_voxels, width)
 
-    volumes = [size.patch_voxels for size in narrow]
+    volumes = [size.patch_voxels for size in sizes]
+    factors = [size.voxel_factor for size in sizes]
     assert volumes == sorted(volumes, reverse=True)
-    assert [size.voxel_factor for size in narrow] == sorted(size.voxel_factor for size in narrow)
+    assert factors == sorted(factors)
 
 
-def test_the_ladder_begins_with_nnunets_own_networks():
-    first, second, *_ = sizes_of(100_000, 1000)
+def test_the_ladder_begins_with_nnunets_own_networks_and_ends_with_half_the_width():
+    sizes = [size for size, _ in ladder(100_000, 1000)]
 
-    assert first == PlanSize(is_residual=True)
-    assert second == NNUNET_SIZE
+    assert sizes[:2] == [PlanSize(is_residual=True), NNUNET_SIZE]
+    assert [size.width for size in sizes] == sorted((size.width for size in sizes), reverse=True)
+
+
+def test_smaller_sizes_never_need_more_steps():
+    steps = [needed for _, needed in ladder(100_000, 50_000)]
+
+    assert steps == sorted(steps, reverse=True)
 
 
 def test_small_objects_keep_their_voxels_as_long_as_a_smaller_patch_helps():
-    first = next(size for size in sizes_of(800_000, 5_000) if size.voxel_factor > 1)
+    first = next(size for size in sizes_of(800_000, 5_000, NARROW) if size.voxel_factor > 1)
 
-    assert first.patch_voxels * first.voxel_factor == 800_000 / 4
+    assert first.patch_voxels * first.voxel_factor == 800_000 / 8
 
 
 def test_large_objects_get_larger_voxels_before_the_patch_sees_less_of_the_image():
-    narrow = sizes_of(1_600_000, 80_000)[2:]
+    sizes = sizes_of(1_600_000, 80_000)
 
-    seen = [size.patch_voxels * size.voxel_factor for size in narrow]
-    assert seen[:4] == [1_600_000] * 4
-    assert [size.voxel_factor for size in narrow[:4]] == [1, 2, 4, 8]
+    seen = [size.patch_voxels * size.voxel_factor for size in sizes]
+    assert seen == [1_600_000, 1_600_000, 1_600_000, 800_000, 400_000]
+    assert [size.voxel_factor for size in sizes] == [2, 4, 8, 8, 8]
 
 
 @given(st.integers(4096, 10**8), st.floats(1, 10**8))
 def test_no_object_becomes_too_small_to_be_drawn(patch_voxels, object_voxels):
-    for size in sizes_of(patch_voxels, object_voxels):
+    for size, _ in ladder(patch_voxels, object_voxels):
         assert size.voxel_factor == 1 or object_voxels / size.voxel_factor >= DRAWN_OBJECT_VOXELS

@@ -103,3 +103,10 @@ def test_it_is_the_median_over_voxels_of_the_size_of_their_object(seed):
     objects, _ = ndimage.label(label_map, np.ones((3, 3, 3)))
     sizes = np.sort(np.bincount(objects.ravel())[objects[objects > 0]])
     assert found == {1: sizes[(len(sizes) - 1) // 2]}
+
+
+def test_touching_objects_of_two_labels_are_two_objects():
+    label_map = np.zeros((4, 4, 4), np.uint8)
+    label_map[:2], label_map[2:] = 1, 2
+
+    assert typical_object_voxels(label_map, [1, 2]) == {1: 32, 2: 32}

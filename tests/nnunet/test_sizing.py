@@ -19,8 +19,13 @@ from nnunet_medseg.nnunet.planning import (
     read_smallest_object_mm3,
 )
 from nnunet_medseg.nnunet.plans import check_plans
-from nnunet_medseg.nnunet.probe import count_flops
-from nnunet_medseg.nnunet.sizing import plan_for_time
+from nnunet_medseg.nnunet.probe import count_flops, measure_step
+from nnunet_medseg.nnunet.sizing import (
+    MIN_STAGES,
+    _make_candidates,
+    _voxel_mm3,
+    plan_for_time,
+)
 from nnunet_medseg.phantom import PhantomSpec
 from nnunet_medseg.run_folder import DATASET_NAME
 
@@ -28,13 +33,17 @@ SPEC = PhantomSpec((24, 32, 32), (2.0, 1.5, 1.5))
 
 
 @pytest.fixture
-def measured(tmp_path, monkeypatch) -> Path:
-    """Return the preprocessed folder of a raw dataset with its fingerprint."""
+def measured(tmp_path, monkeypatch, request) -> Path:
+    """Return the preprocessed folder of a raw dataset with its fingerprint.
+
+    A test that is parametrized indirectly gets phantoms of its own.
+    """
+    spec = getattr(request, "param", SPEC)
     for name in ("raw", "preprocessed", "results"):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     monkeypatch.setattr("nnunet_medseg.nnunet.planning.INTENSITY_SAMPLES", 1000)
     folder = tmp_path / "preprocessed" / DATASET_NAME
-    cases = write_raw_dataset(tmp_path / "raw", [SPEC, SPEC])
+    cases = write_raw_dataset(tmp_path / "raw", [spec, spec])
     extract_fingerprint(cases, folder, workers=1, log=tmp_path / "log.txt")
     return folder
 
@@ -74,12 +83,13 @@ def test_a_fast_machine_gets_nnunets_own_plan(measured, monkeypatch, tmp_path):
 def test_a_slow_machine_gets_a_smaller_plan_and_is_told_what_nnunets_would_do(
     measured, monkeypatch, tmp_path
 ):
-    pretend(monkeypatch, gigaflops=50)
+    pretend(monkeypatch, gigaflops=20)
 
     sized = plan_on(tmp_path, minutes=5)
 
-    assert sized.choice.candidate.size.width == 0.5
-    assert sized.choice.steps >= 500
+    chosen = sized.choice.candidate
+    assert chosen.size.patch_voxels is not None
+    assert sized.choice.steps >= chosen.steps_needed
     assert "steps of nnU-Net's own plan would fit into 5 min" in sized.choice.reason
 
 
@@ -144,3 +154,43 @@ def test_a_smaller_size_has_a_smaller_patch_and_larger_voxels(measured):
     assert math.prod(small["spacing"]) == pytest.approx(8 * math.prod(own["spacing"]))
     features = small["architecture"]["arch_kwargs"]["features_per_stage"]
     assert features[0] == own["architecture"]["arch_kwargs"]["features_per_stage"][0] / 2
+
+
+@pytest.mark.parametrize(
+    "measured",
+    [
+        PhantomSpec((2, 64, 64), (5.0, 1.5, 1.5)),
+        PhantomSpec((3, 48, 48), (1.5, 1.5, 1.5)),
+        PhantomSpec((16, 16, 16), (2.0, 2.0, 2.0)),
+    ],
+    ids=["two thick slices", "a thin slab", "16 voxels"],
+    indirect=True,
+)
+def test_no_plan_is_smaller_than_nnunets_loss_can_train(measured):
+    made = _make_candidates(DATASET_NAME, DESCRIPTION, object_mm3=100_000.0)
+
+    assert NNUNET_SIZE in {candidate.size for candidate in made}
+    for candidate, (plans, configuration) in made.items():
+        chosen = plans["configurations"][configuration]
+        assert min(chosen["patch_size"]) >= 1
+        assert (
+            candidate.size == NNUNET_SIZE
+            or chosen["architecture"]["arch_kwargs"]["n_stages"] >= MIN_STAGES
+        )
+
+
+@pytest.mark.parametrize("measured", [PhantomSpec((1, 48, 48), (8.0, 1.0, 1.0))], indirect=True)
+def test_objects_in_single_slices_are_counted_in_voxels_as_thick_as_the_slice(measured):
+    plans, configuration = make_plans(DATASET_NAME)
+
+    assert configuration == "2d"
+    assert _voxel_mm3(plans, configuration) == pytest.approx(8.0)
+
+
+def test_a_plan_that_does_not_fit_the_memory_is_not_tried(measured, monkeypatch, tmp_path):
+    monkeypatch.setattr("nnunet_medseg.nnunet.probe.free_memory_bytes", lambda: 1000)
+    plans, configuration = make_plans(DATASET_NAME)
+
+    step_s = measure_step(plans, configuration, DESCRIPTION, make_setup(tmp_path))
+
+    assert step_s == math.inf

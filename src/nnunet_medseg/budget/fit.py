@@ -18,7 +18,7 @@ STEPS_A_MEASUREMENT = 3  # the first, a cold start, and two that count
 # a smaller one is too long. A guess for neighbours on the ladder.
 FORECAST_ERROR = 1.6
 # Of the time, what remains for steps beside looks, checkpoints and start (budget.overhead), and
-# beside the loading of data, which is not measured and shares the cores. On two of them it was 0.78.
+# beside the loading of data, which is not measured and shares the cores. On two of them: 0.78.
 STEPPING_SHARE = 0.8
 
 

@@ -11,13 +11,13 @@ __all__ = ["NNUNET_SIZE", "PlanSize", "coarsen", "ladder"]
 COARSENING_STEP = 1.03  # as nnU-Net's planner makes its low resolution (2.8.1)
 MAX_RATIO = 2.0
 
-# How many steps a size needs before it is better than the next smaller one in the same time. That of
-# half the features is measured (docs/concepts/budget.md); the others are guesses: between 500 and
-# 1000 steps all features were as good as half of them in the same time, in trials on one dataset, and
-# nnU-Net's residual presets were shown to be better after 250,000 steps (Isensee et al., MICCAI 2024,
-# arXiv:2404.09556).
+# How many steps a size needs before it is better than the next smaller one in the same time. That
+# of half the features is measured, that of all features on one dataset (docs/concepts/budget.md);
+# the first is a guess: nnU-Net's residual presets were shown to be better after 250,000 steps
+# (Isensee et al., MICCAI 2024, arXiv:2404.09556).
 RESIDUAL_STEPS = 100_000
-FULL_STEPS = 1000
+OWN_STEPS = 1000
+WIDE_STEPS = 800
 NARROW_STEPS = 500
 NARROW = 0.5  # of nnU-Net's features; a quarter was worse than half of the patch
 VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -80,9 +80,10 @@ def coarsen(spacing_mm: Sequence[float], factor: float) -> tuple[float, ...]:
 def ladder(patch_voxels: int, object_voxels: float) -> list[tuple[PlanSize, int]]:
     """Return sizes from large to small, each with the number of steps that it needs.
 
-    The network becomes narrower first. Then the voxels become larger, and the patch with them, as
-    long as the smallest objects stay well resolved; then the patch becomes smaller, down to a
-    quarter; then again the voxels, as far as the objects can still be drawn; and the patch last.
+    The voxels become larger first, and the patch with them, as long as the smallest objects stay
+    well resolved; then the patch becomes smaller, down to a quarter. Then comes half the width:
+    with the whole patch, down to an eighth of it, then with larger voxels, as far as the objects
+    can still be drawn; and the patch last.
 
     Args:
         patch_voxels: Voxels of the patch of nnU-Net's own plan.
@@ -90,24 +91,25 @@ def ladder(patch_voxels: int, object_voxels: float) -> list[tuple[PlanSize, int]
 
     Examples:
         >>> sizes = [size for size, _ in ladder(800_000, object_voxels=25_000)]
-        >>> [(size.voxel_factor, size.patch_voxels) for size in sizes[2:7]]
-        [(1.0, 800000), (2.0, 400000), (2.0, 200000), (2.0, 100000), (4.0, 50000)]
+        >>> [(size.width, size.voxel_factor, size.patch_voxels) for size in sizes[2:6]]
+        [(1.0, 2.0, 400000), (1.0, 2.0, 200000), (1.0, 2.0, 100000), (0.5, 2.0, 400000)]
     """
     resolved = _factors(object_voxels / RESOLVED_OBJECT_VOXELS)
     drawn = _factors(object_voxels / DRAWN_OBJECT_VOXELS)
     fine, coarse = resolved[-1], drawn[-1]
-    cuts = [(factor, 1) for factor in resolved]
-    cuts += [(fine, 2), (fine, 4)]
-    cuts += [(factor, 4) for factor in drawn if factor > fine]
-    cuts += [(coarse, 8), (coarse, 16)]
-    narrow = [
-        PlanSize(factor, NARROW, max(MIN_PATCH_VOXELS, int(patch_voxels / factor / cut)))
-        for factor, cut in cuts
-    ]
+    wide = [*((factor, 1) for factor in resolved[1:]), (fine, 2), (fine, 4)]
+    narrow = [(fine, 1), (fine, 2), (fine, 4), (fine, 8)]
+    narrow += [(factor, 8) for factor in drawn if factor > fine]
+    narrow += [(coarse, 16)]
+
+    def cut(factor: float, parts: int, width: float) -> PlanSize:
+        return PlanSize(factor, width, max(MIN_PATCH_VOXELS, int(patch_voxels / factor / parts)))
+
     return [
         (PlanSize(is_residual=True), RESIDUAL_STEPS),
-        (NNUNET_SIZE, FULL_STEPS),
-        *((size, NARROW_STEPS) for size in narrow),
+        (NNUNET_SIZE, OWN_STEPS),
+        *((cut(factor, parts, 1.0), WIDE_STEPS) for factor, parts in wide),
+        *((cut(factor, parts, NARROW), NARROW_STEPS) for factor, parts in narrow),
     ]
 
 
