@@ -22,17 +22,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from datasets import OPTIONS, write_dataset
+from memory import peak_memory
 
 from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
 from nnunet_medseg.run_folder import DATASET_NAME
@@ -82,30 +79,6 @@ def copy_dataset(dataset: str, folder: Path) -> None:
         write_dataset(dataset, folder)
     else:
         shutil.copytree(dataset, folder)
-
-
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Watch this process and its children: proportional shares in MB, summed, at the peak."""
-    peak, over = [0], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(1.0):
-            total = 0
-            for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            peak[0] = max(peak[0], round(total / 1e6))
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield peak
-    finally:
-        over.set()
-        thread.join()
 
 
 # --- ours --------------------------------------------------------------------------------------

@@ -16,12 +16,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
-import psutil
+from memory import peak_memory
 
 from nnunet_medseg.volume import read_volume
 
@@ -48,53 +47,22 @@ def main() -> None:
 def train(root: Path, options: list[str]) -> dict[str, object]:
     command = [sys.executable, str(root / "exe_train.py"), "-d", "Bench", *options]
     started = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak = Peak(process.pid)
-    out, _ = process.communicate()
-    print(out)
-    if process.returncode != 0:
-        raise SystemExit(process.returncode)
+    with peak_memory() as peak:
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    print(done.stdout)
+    if done.returncode != 0:
+        raise SystemExit(done.returncode)
     folder = root / "Output_nnUNet_train" / "Bench"
     manifest = json.loads((folder / "model" / "manifest.json").read_text())
-    stages = {match[1]: match[0] for match in STAGE.finditer(out)}
+    stages = {match[1]: match[0] for match in STAGE.finditer(done.stdout)}
     return {
         "total_s": round(time.monotonic() - started, 1),
         "stages": {name: line.split(maxsplit=2)[2] for name, line in stages.items()},
         "training": manifest["training"],
         "evaluation": manifest["evaluation"],
-        "peak_memory_mb": round(peak.stop() / 1e6),
+        "peak_memory_mb": peak[0],
         "model_mb": round(sum(f.stat().st_size for f in (folder / "model").rglob("*")) / 1e6, 1),
     }
-
-
-class Peak:
-    """Watches the memory of a process and its children: proportional shares, summed."""
-
-    def __init__(self, pid: int) -> None:
-        self._process = psutil.Process(pid)
-        self._peak = 0
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def _watch(self) -> None:
-        while not self._over.wait(1.0):
-            total = 0
-            try:
-                family = [self._process, *self._process.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                return
-            for process in family:
-                try:
-                    total += process.memory_full_info().pss
-                except psutil.Error:
-                    continue
-            self._peak = max(self._peak, total)
-
-    def stop(self) -> int:  # noqa: D102
-        self._over.set()
-        self._thread.join()
-        return self._peak
 
 
 def compare_with_stock(root: Path, source: Path) -> dict[str, object]:
