@@ -118,13 +118,13 @@ def test_smaller_sizes_never_need_more_steps():
 
 
 def test_small_objects_keep_their_voxels_as_long_as_a_smaller_patch_helps():
-    first = next(size for size in sizes_of(800_000, 5_000, NARROW) if size.voxel_factor > 1)
+    first = next(size for size in sizes_of(800_000, 3_000, NARROW) if size.voxel_factor > 1)
 
     assert first.patch_voxels * first.voxel_factor == 800_000 / 8
 
 
 def test_large_objects_get_larger_voxels_before_the_patch_sees_less_of_the_image():
-    sizes = sizes_of(1_600_000, 80_000)
+    sizes = sizes_of(1_600_000, 32_000)
 
     seen = [size.patch_voxels * size.voxel_factor for size in sizes]
     assert seen == [1_600_000, 1_600_000, 1_600_000, 800_000, 400_000]
