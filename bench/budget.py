@@ -151,7 +151,7 @@ def write_raw(dataset: str, root: Path, options: dict[str, str]) -> Path:
     device = Device("cpu", 0, "CPU", has_fast_bf16=False)
     run = Run(
         RunFolder(root / "work" / "runs" / name), folders.input, folders,
-        read_train_options(**options), device,
+        read_train_options(**options), device, root,
     )  # fmt: skip
     folders.work.mkdir()
     run.folder.create(Journal(program_version="", options={}, dataset_folder=""))
@@ -236,17 +236,19 @@ def evaluate(
     """Score weights with nnU-Net's own prediction, mirroring included, as ours are scored."""
     from nnunet_medseg.dataset.raw_layout import read_cases
     from nnunet_medseg.hardware import choose_device
-    from nnunet_medseg.nnunet.inference import Model, Segmenter, read_truth
+    from nnunet_medseg.nnunet.inference import Model, Segmenter
 
     model = Model(plans, description, "3d_fullres", (0, 1, 2), (state,))
     device = choose_device("cpu")
     segmenter = Segmenter(model, device, in_bfloat16=device.has_fast_bf16)
     names = {value: name for name, value in description["labels"].items() if value}
+    trained = json.loads((raw / DATASET_NAME / "dataset.json").read_text())["dataset"]
     scores = {
         case.name: dice_by_label(
-            read_truth(case.label), segmenter.segment(case.images), list(names)
+            segmenter.read_truth(case.label), segmenter.segment(case.images), list(names)
         )
-        for case in read_cases(raw, "evaluate")
+        for case in read_cases(raw)
+        if case.name not in trained
     }
     means = {
         name: mean_dice([score[value] for score in scores.values()])

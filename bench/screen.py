@@ -30,7 +30,9 @@ from filelock import FileLock
 
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.size import PlanSize
-from nnunet_medseg.dataset.raw_layout import describe_json, read_cases
+from nnunet_medseg.dataset.checked import load_checked
+from nnunet_medseg.dataset.raw_layout import describe_json
+from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
 from nnunet_medseg.files import read_json
 from nnunet_medseg.hardware import Device
@@ -39,7 +41,7 @@ from nnunet_medseg.run_folder import DATASET_NAME, Journal, RunFolder
 from nnunet_medseg.workflows.options import Folders, read_train_options
 from nnunet_medseg.workflows.stage import Run
 from nnunet_medseg.workflows.stages import checking, planning
-from nnunet_medseg.workflows.stages.common import raw_files
+from nnunet_medseg.workflows.stages.common import cases_of, raw_files
 
 RESULTS = Path(__file__).resolve().parent / "results" / "screen.jsonl"
 AVERAGING = 0.1  # of the average that is evaluated beside the last weights
@@ -100,7 +102,7 @@ def measure(name: str, root: Path) -> Run:
     folders = Folders(root / "input" / name, root / "output", root / "work")
     run = Run(
         RunFolder(folders.work / "runs" / name), folders.input, folders, options,
-        Device("cpu", 0, "CPU", has_fast_bf16=True),
+        Device("cpu", 0, "CPU", has_fast_bf16=True), folders.work / "runs" / name,
     )  # fmt: skip
     prepare({"nnUNet_raw": run.folder.raw, "nnUNet_preprocessed": run.folder.preprocessed,
         "nnUNet_results": run.folder.results})  # fmt: skip
@@ -113,8 +115,13 @@ def measure(name: str, root: Path) -> Run:
     return run
 
 
+def only_split(run: Run) -> Split:
+    (split,) = load_checked(run.folder.check_file).folds.values()
+    return split
+
+
 def prepare_size(run: Run, folder: Path, size: PlanSize) -> None:
-    from nnunet_medseg.nnunet.planning import make_plans, preprocess, write_plans
+    from nnunet_medseg.nnunet.planning import Preparation, make_plans, preprocess, write_plans
 
     target = folder / DATASET_NAME
     if (folder / "done").exists():
@@ -123,10 +130,13 @@ def prepare_size(run: Run, folder: Path, size: PlanSize) -> None:
     for name in ("dataset_fingerprint.json", "dataset.json"):
         shutil.copy(run.folder.dataset / name, target / name)
     prepare({"nnUNet_preprocessed": folder})
-    plans, _ = make_plans(DATASET_NAME, size)
+    plans, configuration = make_plans(DATASET_NAME, size)
     write_plans(target, plans)
-    cases = [raw_files(case) for case in read_cases(run.folder.raw, "train")]
-    preprocess(cases, target, workers=2, log=folder / "log.txt")
+    preparation = Preparation(
+        plans, configuration, describe_json(run.folder.raw), folder / "prepared"
+    )
+    cases = [raw_files(case) for case in cases_of(run, only_split(run).train)]
+    preprocess(cases, preparation, workers=2, log=folder / "log.txt")
     (folder / "done").touch()
 
 
@@ -145,7 +155,7 @@ def train(
     scratch.mkdir()
     setup = TrainingSetup(
         device=run.device, asked_s=float(job["steps"]), seed=job["seed"],
-        train=tuple(case.name for case in read_cases(run.folder.raw, "train")), watched=(),
+        train=only_split(run).train, watched=(), prepared=folder / "prepared",
         checkpoint=scratch / "checkpoint.pth", history=scratch / "history.jsonl",
         log=scratch / "log.txt", recipe=recipe,
     )  # fmt: skip
@@ -162,7 +172,7 @@ def train(
 def evaluate(run: Run, trainer: Any, plans: Any, configuration: str) -> dict[str, Any]:
     import torch
 
-    from nnunet_medseg.nnunet.inference import Model, Segmenter, read_truth
+    from nnunet_medseg.nnunet.inference import Model, Segmenter
 
     state = trainer.network_state()
     axes = state["mirror_axes"]
@@ -171,10 +181,10 @@ def evaluate(run: Run, trainer: Any, plans: Any, configuration: str) -> dict[str
     segmenter = Segmenter(model, run.device)
     labels = [value for value in description["labels"].values() if value]
     scores = []
-    for case in read_cases(run.folder.raw, "evaluate"):
+    for case in cases_of(run, only_split(run).evaluate):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             predicted = segmenter.segment(case.images)
-        scores.append(dice_by_label(read_truth(case.label), predicted, labels))
+        scores.append(dice_by_label(segmenter.read_truth(case.label), predicted, labels))
     means = {label: mean_dice([score[label] for score in scores]) for label in labels}
     return {
         "dice": round(mean_dice(list(means.values())), 4),

@@ -15,7 +15,7 @@ SOURCE = Path(nnunet_medseg.__file__).parent
 PACKAGE = "nnunet_medseg"
 FLOORS = [
     {"console", "files", "errors"},
-    {"volume", "evaluation", "budget", "run_folder", "hardware", "parallel"},
+    {"archive", "volume", "evaluation", "budget", "run_folder", "hardware", "parallel"},
     {"nnunet"},
     {"dataset", "bundle"},
     {"report", "phantom"},

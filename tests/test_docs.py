@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import itertools
 import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -16,10 +18,14 @@ import nnunet_medseg
 from nnunet_medseg import console, errors
 from nnunet_medseg.cli.main import COMMANDS, exe_predict, exe_train, main
 from nnunet_medseg.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, UserError
+from nnunet_medseg.workflows.options import read_train_options
+from nnunet_medseg.workflows.variables import MAX_VARIANTS, VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 TRAINING = ROOT / "docs" / "training.md"
+VARIATION = ROOT / "docs" / "variation.md"
+PRETRAINED = ROOT / "docs" / "pretrained.md"
 REFERENCE = ROOT / "docs" / "reference" / "commands.md"
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").rglob("*.md")]
@@ -34,8 +40,10 @@ CONTRACT = {
     "-f": "--fold",
     "-e": "--image_extension",
 }
-# Long options of other programs in our examples, and one of ours that is said to be missing.
-FOREIGN = {"--c", "--no_pp", "--force-reinstall", "--constraint", "--index-url", "--pretrained"}
+# Long options of other programs in our examples.
+FOREIGN = {"--c", "--no_pp", "--force-reinstall", "--constraint", "--index-url"}
+# A command at the start of a line; what it does may stand after three blanks.
+EXAMPLE = re.compile(r"^(?:python3 (exe_\w+)\.py|\.venv/bin/(medseg))\b(.*?)(?: {3,}.*)?$", re.M)
 FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
@@ -48,6 +56,10 @@ CALLS: dict[str, Callable[[], int]] = {
 }
 for _name in COMMANDS:
     CALLS[f"medseg {_name}"] = lambda name=_name: main([name, "--help"])  # type: ignore[misc]
+
+
+class Accepted(BaseException):
+    """Raised in place of the work; the door lets it pass."""
 
 
 def fences(page: Path) -> Iterator[tuple[str, str]]:
@@ -180,6 +192,117 @@ def test_python_examples_compile_and_use_public_names(page: Path) -> None:
             assert set(used) <= set(nnunet_medseg.__all__)
 
 
+@pytest.mark.parametrize(
+    ("page", "commands"),
+    [
+        (VARIATION, ["vary", "compare", "datasets", "forget"]),
+        (PRETRAINED, ["compare", "vary"]),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_page_names_the_commands_it_is_about(page: Path, commands: list[str]) -> None:
+    code = code_of(page)
+
+    assert [name for name in commands if f"medseg {name}" not in code] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "options"),
+    [
+        (README, ["--keep_dataset", "--pretrained", "--map_labels", "--against_scratch"]),
+        (VARIATION, ["--keep_dataset", "--vary", "--dataset", "--output", "--delete_input"]),
+        (PRETRAINED, ["--pretrained", "--map_labels", "--against_scratch", "--model"]),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_page_names_the_options_it_is_about(page: Path, options: list[str]) -> None:
+    code = re.findall(r"--\w+", code_of(page))
+
+    assert [name for name in options if name not in code] == []
+
+
+@pytest.mark.parametrize("page", [README, TRAINING, VARIATION], ids=lambda page: page.name)
+def test_page_names_every_parameter_of_nnunet(page: Path) -> None:
+    code = re.findall(r"--(\w+)", code_of(page))
+
+    assert [name for name in VARIABLES if name not in code] == []
+
+
+def test_table_of_parameters_is_in_order_and_has_the_values_that_are_accepted() -> None:
+    section = VARIATION.read_text(encoding="utf-8").split("## Parameters of nnU-Net")[1]
+    rows = dict(re.findall(r"^\| `--(\w+)` \|(.*)$", section.split("\n## ")[0], re.M))
+
+    assert list(rows) == list(VARIABLES)
+    for name, row in rows.items():
+        values = re.findall(r"\b(?:\d[\d.x]*\w*|on|off|default|small|resenc_\w+)\b", row)
+        accepted = re.findall(
+            r"\b(?:\d[\d.x]*\w*|on|off|default|small|resenc_\w+)\b", VARIABLES[name].allowed
+        )
+        assert set(accepted) <= set(values), name
+
+
+def test_least_numbers_of_cases_are_those_of_the_test() -> None:
+    from nnunet_medseg.evaluation.statistics import smallest_p
+    from nnunet_medseg.report.comparison import SIGNIFICANT
+
+    section = VARIATION.read_text(encoding="utf-8").split("| variants | held-out patients |")[1]
+    rows = re.findall(r"^\| (\d+)(?: to (\d+))? \| (\d+) \|$", section.split("\n\n")[0], re.M)
+    documented = {
+        variants: int(cases)
+        for low, high, cases in rows
+        for variants in range(int(low), int(high or low) + 1)
+    }
+
+    real = {
+        variants: next(
+            cases for cases in itertools.count() if (variants - 1) * smallest_p(cases) < SIGNIFICANT
+        )
+        for variants in range(2, MAX_VARIANTS + 1)
+    }
+    assert documented == real
+
+
+def run_example(script: str, arguments: str, root: Path) -> None:
+    words = shlex.split(arguments)
+    scripts = {"exe_train": exe_train, "exe_predict": exe_predict}
+    status = scripts[script](root, words) if script else main(words)
+    pytest.fail(f"not understood, status {status}: {script or 'medseg'} {arguments}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_are_understood(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def accept(*_: object, **__: object) -> None:
+        raise Accepted
+
+    def accept_training(*_: object, **options: object) -> None:
+        del options["resume"], options["fresh"]
+        read_train_options(**options)
+        raise Accepted
+
+    monkeypatch.setattr(console, "_consoles", {})
+    monkeypatch.setattr("nnunet_medseg.workflows.train.train", accept_training)
+    monkeypatch.setattr("nnunet_medseg.workflows.predict.predict", accept)
+    for name in COMMANDS.keys() - {"train", "vary", "predict"}:
+        monkeypatch.setattr(COMMANDS[name], "run", accept)
+    examples = [match for _, body in fences(page) for match in EXAMPLE.findall(body)]
+
+    for script, _, arguments in examples:
+        if "-t TIME" in arguments:
+            # The form of a command, not an example.
+            continue
+        with pytest.raises(Accepted):
+            run_example(script, arguments, tmp_path)
+
+
+def test_every_public_function_is_documented() -> None:
+    code = code_of(TRAINING)
+    functions = [name for name in nnunet_medseg.__all__ if name.islower()]
+
+    assert [name for name in functions if f"{name}(" not in code] == []
+
+
 def test_python_example_uses_real_options() -> None:
     from nnunet_medseg.workflows.options import TrainOptions
 
@@ -221,5 +344,7 @@ def test_make_targets_in_the_documents_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
 
-    named = {name for page in PAGES for name in re.findall(r"\bmake ([a-z]+)", code_of(page))}
+    # At the start of a line or a span: help texts also make other things.
+    start = re.compile(r"^ *make ([a-z]+)", re.M)
+    named = {name for page in PAGES for name in start.findall(code_of(page))}
     assert named <= targets

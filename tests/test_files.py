@@ -11,6 +11,7 @@ import pytest
 
 from nnunet_medseg.files import (
     ListedFile,
+    copy_listed,
     delete_listed,
     hash_file,
     list_files,
@@ -79,6 +80,31 @@ def test_all_files_are_listed_with_size_time_and_hash(tmp_path):
     assert all(item.sha256 == hash_file(tmp_path / item.path) for item in listed)
     assert all(item.size_bytes == (tmp_path / item.path).stat().st_size for item in listed)
     assert ListedFile(**listed[0].to_json()) == listed[0]
+
+
+def test_a_file_that_is_known_by_size_and_time_is_not_read_again(tmp_path, monkeypatch):
+    make_tree(tmp_path)
+    known = list_files(tmp_path, hashed=True)
+    os.utime(tmp_path / "a.txt", ns=(1, 1))
+    (tmp_path / "sub" / "b.txt").write_text("longer than it was before")
+    make_tree(tmp_path, "new.txt")
+    read = []
+    monkeypatch.setattr(
+        "nnunet_medseg.files.hash_file", lambda path: read.append(path.name) or hash_file(path)
+    )
+
+    listed = list_files(tmp_path, hashed=True, known=known)
+
+    assert sorted(read) == ["a.txt", "b.txt", "new.txt"]
+    assert all(item.sha256 == hash_file(tmp_path / item.path) for item in listed)
+
+
+def test_a_file_that_is_known_without_a_hash_is_read(tmp_path):
+    make_tree(tmp_path)
+
+    listed = list_files(tmp_path, hashed=True, known=list_files(tmp_path))
+
+    assert all(item.sha256 == hash_file(tmp_path / item.path) for item in listed)
 
 
 def test_a_link_is_listed_as_such_and_not_followed(tmp_path):
@@ -228,3 +254,113 @@ def test_a_full_disk_is_told_with_the_file_that_did_not_fit(tmp_path, monkeypatc
 
     assert caught.value.filename == str(tmp_path / "model.pth")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- copies ------------------------------------------------------------------------------------
+
+
+def copy_tree(folder, target, *, listed=None, may_link=False, on_file=lambda _: None):
+    """Copy all files of a folder as they are now, unless they were listed before."""
+    listed = list_files(folder, hashed=True) if listed is None else listed
+    return copy_listed(folder, listed, target, may_link=may_link, on_file=on_file)
+
+
+@pytest.mark.parametrize("may_link", [False, True])
+def test_listed_files_are_copied_with_their_folders_and_times(tmp_path, may_link):
+    folder = make_tree(tmp_path / "set")
+    os.utime(folder / "a.txt", ns=(10**18, 10**18))
+    counted = []
+
+    is_copied = copy_tree(folder, tmp_path / "copy", may_link=may_link, on_file=counted.append)
+
+    assert is_copied
+    assert list_files(tmp_path / "copy", hashed=True) == list_files(folder, hashed=True)
+    assert counted == [1, 2, 3]
+
+
+def test_a_copy_does_not_follow_what_is_written_later(tmp_path):
+    folder = make_tree(tmp_path / "set", "a.txt")
+    copy_tree(folder, tmp_path / "copy")
+
+    with (folder / "a.txt").open("a") as stream:
+        stream.write(" and more")
+
+    assert (tmp_path / "copy" / "a.txt").read_text() == "content of a.txt"
+
+
+def test_files_that_will_be_deleted_are_shared_with_their_copies(tmp_path):
+    folder = make_tree(tmp_path / "set", "a.txt")
+
+    copy_tree(folder, tmp_path / "copy", may_link=True)
+
+    assert (tmp_path / "copy" / "a.txt").samefile(folder / "a.txt")
+
+
+def test_where_the_disk_shares_no_files_they_are_copied(tmp_path, monkeypatch):
+    folder = make_tree(tmp_path / "set", "a.txt")
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError("other disk")))
+
+    assert copy_tree(folder, tmp_path / "copy", may_link=True)
+
+    assert (tmp_path / "copy" / "a.txt").read_text() == "content of a.txt"
+    assert not (tmp_path / "copy" / "a.txt").samefile(folder / "a.txt")
+
+
+def change_content(path):
+    """Write as many other bytes at the same time."""
+    times = path.stat()
+    path.write_bytes(path.read_bytes().upper())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def become_a_link(path):
+    path.rename(path.with_name("twin"))
+    path.symlink_to(path.with_name("twin"))
+
+
+@pytest.mark.parametrize("may_link", [False, True])
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (os.utime, "sub/b.txt"),
+        (change_content, "sub/b.txt"),
+        (os.remove, "sub/b.txt"),
+        (become_a_link, "sub/b.txt"),
+        (become_a_link, "sub"),
+    ],
+)
+def test_a_file_that_is_not_what_it_was_ends_the_copying(tmp_path, change, name, may_link):
+    folder = make_tree(tmp_path / "set")
+    listed = list_files(folder, hashed=True)
+    change(folder / name)
+
+    is_copied = copy_tree(folder, tmp_path / "copy", listed=listed, may_link=may_link)
+
+    assert not is_copied
+    assert [item.path for item in list_files(tmp_path / "copy")] == ["a.txt"]
+
+
+def test_a_file_that_was_listed_without_a_hash_is_not_copied(tmp_path):
+    folder = make_tree(tmp_path / "set", "a.txt")
+
+    assert not copy_tree(folder, tmp_path / "copy", listed=list_files(folder))
+
+
+def test_links_are_left_out_of_a_copy_and_new_files_too(tmp_path):
+    folder = make_tree(tmp_path / "set", "a.txt")
+    (folder / "to_file").symlink_to(folder / "a.txt")
+    (folder / "to_folder").symlink_to(make_tree(tmp_path / "outside"))
+    listed = list_files(folder, hashed=True)
+    make_tree(folder, "new.txt")
+
+    assert copy_tree(folder, tmp_path / "copy", listed=listed)
+
+    assert [item.path for item in list_files(tmp_path / "copy")] == ["a.txt"]
+
+
+def test_nothing_is_copied_into_a_folder_that_is_there(tmp_path):
+    folder = make_tree(tmp_path / "set", "a.txt")
+    (tmp_path / "copy").mkdir()
+
+    with pytest.raises(FileExistsError):
+        copy_tree(folder, tmp_path / "copy")

@@ -159,6 +159,18 @@ def test_a_work_folder_without_runs_has_none(tmp_path):
     assert find_runs(tmp_path / "missing") == ()
 
 
+@pytest.mark.parametrize("name", ["training", "fold_3", "variant_2"])
+def test_the_checkpoint_of_any_training_would_be_lost_with_the_folder(tmp_path, name):
+    run = make_run(tmp_path)
+    before = run.has_checkpoint()
+    training = run.training(name)
+    training.root.mkdir()
+
+    training.checkpoint_file.touch()
+
+    assert (before, run.has_checkpoint()) == (False, True)
+
+
 def test_the_lock_keeps_a_second_process_out(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "LOCK_WAIT_S", 0.1)
 

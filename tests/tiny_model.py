@@ -103,13 +103,13 @@ def make_architecture() -> dict[str, Any]:
     }
 
 
-def make_weights() -> dict[str, torch.Tensor]:
+def make_weights(seed: int = 0) -> dict[str, torch.Tensor]:
     """Return the state of an untrained network of these plans, one input, four classes."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     architecture = make_architecture()
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         network = get_network_from_plans(
             architecture["network_class_name"],
             architecture["arch_kwargs"],
@@ -126,10 +126,16 @@ def write_raw_dataset(raw: Path, specs: Sequence[PhantomSpec]) -> list[RawFiles]
     folder = raw / DATASET_NAME
     for number, spec in enumerate(specs):
         write_nnunet_raw(folder, spec, cases=1, first=number)
+    cases = [_files_of(folder, f"phantom_{number:03d}") for number in range(1, len(specs) + 1)]
     description = read_json(folder / "dataset.json")
-    description |= {"overwrite_image_reader_writer": READER, "numTraining": len(specs)}
+    description |= {
+        "overwrite_image_reader_writer": READER,
+        "numTraining": len(specs),
+        # As the program does: it spares nnU-Net a search with twelve processes.
+        "dataset": {case.name: {"images": case.images, "label": case.label} for case in cases},
+    }
     write_json(folder / "dataset.json", description)
-    return [_files_of(folder, f"phantom_{number:03d}") for number in range(1, len(specs) + 1)]
+    return cases
 
 
 def _files_of(folder: Path, case: str) -> RawFiles:
@@ -170,12 +176,15 @@ def make_facts() -> dict[str, Any]:
     }
 
 
-def make_parts() -> ModelParts:
-    """Return the parts of a model with untrained weights."""
+def make_parts(folds: Sequence[str] = ("0",)) -> ModelParts:
+    """Return the parts of a model with untrained weights, other ones for each fold."""
     description = {key: DESCRIPTION[key] for key in ("channel_names", "labels", "file_ending")}
-    checkpoint = {
-        "network_weights": make_weights(),
-        "mirror_axes": (0, 1, 2),
-        "optimizer_state": {"momentum": torch.zeros(1000)},
+    checkpoints = {
+        fold: {
+            "network_weights": make_weights(seed),
+            "mirror_axes": (0, 1, 2),
+            "optimizer_state": {"momentum": torch.zeros(1000)},
+        }
+        for seed, fold in enumerate(folds)
     }
-    return ModelParts(make_plans(), description, "3d_fullres", "0", checkpoint)
+    return ModelParts(make_plans(), description, "3d_fullres", checkpoints)

@@ -14,7 +14,7 @@ from tiny_model import CPU, DESCRIPTION, make_plans, write_raw_dataset
 from nnunet_medseg.budget.clock import TrainingClock
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.files import write_json
-from nnunet_medseg.nnunet.planning import preprocess, write_plans
+from nnunet_medseg.nnunet.planning import Preparation, preprocess
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer, TrainingSetup, make_trainer
 from nnunet_medseg.phantom import PhantomSpec
 from nnunet_medseg.run_folder import DATASET_NAME
@@ -23,6 +23,7 @@ CONFIGURATION = "3d_fullres"
 # On the grid of the plans, so that nothing has to be resampled.
 SPEC = PhantomSpec((16, 16, 16), (3.0, 1.5, 1.5), varied_orientation=False)
 CASES = ("phantom_001", "phantom_002")
+PREPARED = "prepared"
 
 
 def make_training_plans() -> dict[str, Any]:
@@ -49,8 +50,8 @@ def write_preprocessed(folder: Path) -> None:
     target = folder / "preprocessed" / DATASET_NAME
     target.mkdir(parents=True)
     write_json(target / "dataset.json", DESCRIPTION)
-    write_plans(target, make_training_plans())
-    preprocess(cases, target, workers=1, log=folder / "log.txt")
+    preparation = Preparation(make_training_plans(), CONFIGURATION, DESCRIPTION, target / PREPARED)
+    preprocess(cases, preparation, workers=1, log=folder / "log.txt")
 
 
 def make_setup(folder: Path, *, asked_s: float = 30.0, **chosen: Any) -> TrainingSetup:
@@ -65,6 +66,7 @@ def make_setup(folder: Path, *, asked_s: float = 30.0, **chosen: Any) -> Trainin
         history=folder / "history.jsonl",
         log=folder / "log.txt",
         recipe=Recipe(),
+        prepared=folder / "preprocessed" / DATASET_NAME / PREPARED,
     )
     return replace(setup, **chosen)
 

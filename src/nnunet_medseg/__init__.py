@@ -11,15 +11,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from nnunet_medseg.errors import UserError
     from nnunet_medseg.workflows.check import check
+    from nnunet_medseg.workflows.compare import compare
+    from nnunet_medseg.workflows.kept import datasets, forget
     from nnunet_medseg.workflows.predict import predict
     from nnunet_medseg.workflows.train import TrainResult, train
 
-__all__ = ["TrainResult", "UserError", "check", "predict", "train"]
+__all__ = [
+    "TrainResult",
+    "UserError",
+    "check",
+    "compare",
+    "datasets",
+    "forget",
+    "predict",
+    "train",
+]
 
 _PLACES = {
     "TrainResult": "nnunet_medseg.workflows.train",
     "UserError": "nnunet_medseg.errors",
     "check": "nnunet_medseg.workflows.check",
+    "compare": "nnunet_medseg.workflows.compare",
+    "datasets": "nnunet_medseg.workflows.kept",
+    "forget": "nnunet_medseg.workflows.kept",
     "predict": "nnunet_medseg.workflows.predict",
     "train": "nnunet_medseg.workflows.train",
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from typing import Any
 
 __all__ = [
     "ListedFile",
+    "copy_listed",
     "delete_listed",
     "hash_file",
     "list_files",
@@ -114,6 +116,7 @@ def list_files(
     folder: Path,
     *,
     hashed: bool = False,
+    known: Iterable[ListedFile] = (),
     on_file: Callable[[ListedFile], None] = lambda _: None,
 ) -> tuple[ListedFile, ...]:
     """List every file under a folder, sorted by path, without following links.
@@ -121,11 +124,17 @@ def list_files(
     Args:
         folder: The folder to walk.
         hashed: Whether to read every file for its hash.
+        known: Records with hashes; a file with the same size and time as its record is not read.
         on_file: Called after each file, for a progress bar.
     """
     listed = []
+    before = {record.path: record for record in known}
     for path in _walk(folder):
-        record = _describe(folder, path, hashed=hashed)
+        record = _describe(folder, path, hashed=False)
+        if hashed and not record.is_link:
+            then = before.get(record.path)
+            is_same = then is not None and then.same_stamp(record) and then.sha256
+            record = then if then and is_same else _describe(folder, path, hashed=True)
         on_file(record)
         listed.append(record)
     return tuple(sorted(listed, key=lambda record: record.path))
@@ -150,6 +159,50 @@ def _describe(folder: Path, path: Path, *, hashed: bool) -> ListedFile:
         sha256=hash_file(path) if hashed and is_regular else "",
         is_link=not is_regular,
     )
+
+
+def copy_listed(
+    folder: Path,
+    listed: Iterable[ListedFile],
+    target: Path,
+    *,
+    may_link: bool,
+    on_file: Callable[[int], None] = lambda _: None,
+) -> bool:
+    """Copy the listed files, which must be unchanged; links are left out.
+
+    Args:
+        folder: The folder that was listed.
+        listed: Records with hashes.
+        target: Folder that takes them; it must not exist.
+        may_link: Whether a file may be shared with its copy where the disk allows it, which takes
+            no time and no room; only for files that nobody will write to.
+        on_file: Called with the number of files that are done.
+
+    Returns:
+        False as soon as a file is not what it was; the target is incomplete then.
+    """
+    target.mkdir()
+    for number, record in enumerate(listed, start=1):
+        path, copy = folder / record.path, target / record.path
+        if not record.is_link:
+            if not _is_unchanged(folder, path, record):
+                return False
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            _copy(path, copy, may_link=may_link)
+        on_file(number)
+    return True
+
+
+def _copy(path: Path, copy: Path, *, may_link: bool) -> None:
+    if may_link:
+        try:
+            os.link(path, copy)
+        except OSError:
+            # Another disk, or one that knows no such links.
+            shutil.copy2(path, copy)
+        return
+    shutil.copy2(path, copy)
 
 
 def delete_listed(

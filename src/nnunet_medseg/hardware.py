@@ -17,6 +17,7 @@ __all__ = [
     "core_count",
     "free_disk_bytes",
     "free_memory_bytes",
+    "held_memory_bytes",
     "workers_for",
 ]
 
@@ -92,6 +93,20 @@ def workers_for(need_bytes: float, items: int) -> int:
     """
     by_memory = int(USABLE_SHARE * free_memory_bytes() / max(need_bytes, 1.0))
     return max(1, min(core_count(), items, by_memory))
+
+
+def held_memory_bytes(device: Device) -> int:
+    """Return the memory that this process holds; on a GPU, the most since it was asked last.
+
+    Workers are not counted.
+    """
+    if device.kind == "cuda":
+        import torch
+
+        peak = int(torch.cuda.max_memory_allocated(device.index))
+        torch.cuda.reset_peak_memory_stats(device.index)
+        return peak
+    return int(psutil.Process().memory_info().rss)
 
 
 def choose_device(wish: str) -> Device:

@@ -26,6 +26,7 @@ __all__ = [
     "Journal",
     "RunFolder",
     "StageRecord",
+    "TrainingFolder",
     "find_runs",
     "is_writable",
     "lock",
@@ -39,7 +40,7 @@ DATASET_NAME = "Dataset001_medseg"
 REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
 SCRATCH = "scratch-"  # temporary folders of a prediction
 
-FORMAT = 2  # raise it when a stage writes something that an older program cannot read
+FORMAT = 3  # raise it when a stage writes something that an older program cannot read
 LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
 
 
@@ -60,6 +61,25 @@ class Journal(BaseModel):
     stages: list[StageRecord] = Field(default_factory=list)
 
 
+class TrainingFolder:
+    """Paths of one training of a run.
+
+    Attributes:
+        root: The folder; it holds plans beside the files named here.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.plan_file = root / "plan.json"
+        self.start_file = root / "start.pth"
+        self.checkpoint_file = root / "checkpoint.pth"
+        self.history_file = root / "history.jsonl"
+        self.training_file = root / "training.json"
+        self.failed_file = root / "failed.json"
+        self.reference_file = root / "reference.npz"
+        self.evaluation_file = root / "evaluation.jsonl"
+
+
 class RunFolder:
     """Paths and journal of one run.
 
@@ -77,13 +97,11 @@ class RunFolder:
         self.preprocessed = root / "nnUNet_preprocessed"
         self.dataset = self.preprocessed / DATASET_NAME
         self.results = root / "nnUNet_results"
-        self.plan_file = root / "plan.json"
-        self.training = root / "training"
-        self.checkpoint_file = self.training / "checkpoint.pth"
-        self.history_file = self.training / "history.jsonl"
-        self.training_file = self.training / "training.json"
-        self.reference_file = self.training / "reference.npz"
-        self.evaluation_file = root / "evaluation.jsonl"
+        self.trainings = root / "trainings"
+        self.given_file = root / "given.pth"
+        self.given_evaluation_file = root / "given.jsonl"
+        self.reference_file = root / "reference.npz"
+        self.chosen_file = root / "chosen.json"
         self.quality_file = root / "quality.json"
         self.report = root / "report"
         self.delivery_file = root / "delivery.json"
@@ -94,9 +112,17 @@ class RunFolder:
         # The work folder around it may be one that the user shares with others.
         self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.mkdir(mode=0o700)
-        for folder in (self.raw, self.preprocessed, self.results, self.training, self.report):
+        for folder in (self.raw, self.preprocessed, self.results, self.trainings, self.report):
             folder.mkdir()
         self._write(journal)
+
+    def training(self, name: str) -> TrainingFolder:
+        """Return the folder of a training."""
+        return TrainingFolder(self.trainings / name)
+
+    def has_checkpoint(self) -> bool:
+        """Tell whether any training has begun that would be lost with the folder."""
+        return any(self.trainings.glob("*/checkpoint.pth"))
 
     def journal(self) -> Journal:
         """Read the journal.

@@ -19,7 +19,7 @@ from nnunet_medseg.budget.fit import (
     choose_candidate,
     measuring_limit_s,
 )
-from nnunet_medseg.budget.size import NNUNET_SIZE
+from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize
 
 ASKED_S = 1500.0  # measuring may take 75 s
 STEPS_OF_A_SECOND = 1200  # 80 % of the time
@@ -51,13 +51,15 @@ class Machine:
         return STEPS_A_MEASUREMENT * sum(step_s for step_s in seconds if step_s < math.inf)
 
 
-def make_candidate(name: str, flops: float, steps_needed: int = 1000) -> Candidate:
-    return Candidate(NNUNET_SIZE, flops, steps_needed, name)
+def make_candidate(
+    name: str, flops: float, steps_needed: int = 1000, size: PlanSize = NNUNET_SIZE
+) -> Candidate:
+    return Candidate(size, flops, steps_needed, name)
 
 
 OWN = make_candidate("own", 10.0)
-HALF = make_candidate("half", 5.0)
-TINY = make_candidate("tiny", 1.0)
+HALF = make_candidate("half", 5.0, size=PlanSize(patch_voxels=50_000))
+TINY = make_candidate("tiny", 1.0, size=PlanSize(width=0.5, patch_voxels=50_000))
 LADDER = [OWN, HALF, TINY]
 
 
@@ -252,6 +254,47 @@ def test_the_reason_names_the_memory_when_the_own_plan_does_not_fit_it():
     assert choice.reason == (
         "nnU-Net's own plan does not fit into the memory; 1200 steps of this one fit"
     )
+
+
+@pytest.mark.parametrize(("steps_s", "chosen"), [(1.0, "whole"), (4.0, "narrow")])
+def test_with_a_patch_that_is_asked_for_the_reason_is_about_the_widest_network(steps_s, chosen):
+    # The patch does not shrink, so that only the width follows from the minutes.
+    whole = make_candidate("whole", 10.0)
+    narrow = make_candidate("narrow", 3.0, size=PlanSize(width=0.5))
+    machine = Machine({"whole": steps_s, "narrow": 0.3 * steps_s})
+
+    choice = machine.choose([whole, narrow])
+
+    assert choice.candidate.name == chosen
+    assert (
+        choice.reason
+        == {
+            "whole": "1200 steps of nnU-Net's own plan fit into 25 min",
+            "narrow": (
+                "about 300 steps of nnU-Net's own plan would fit into 25 min; 1000 of this one do"
+            ),
+        }[chosen]
+    )
+
+
+def test_the_reason_says_whole_plan_where_another_network_is_asked_for():
+    whole = make_candidate("whole", 12.0, size=PlanSize(width=0.5))
+    cut = make_candidate("cut", 3.0, size=PlanSize(width=0.5, patch_voxels=50_000))
+    machine = Machine({"whole": 4.0, "cut": 1.0})
+
+    choice = machine.choose([whole, cut])
+
+    assert choice.reason == (
+        "about 300 steps of the whole plan would fit into 25 min; 1200 of this one do"
+    )
+
+
+def test_the_reason_says_how_many_steps_would_train_a_plan_well():
+    machine = Machine({"own": 20.0, "half": 10.0, "tiny": 2.0})
+
+    choice = machine.choose(LADDER)
+
+    assert "; 600 of this one do; 1000 would train it well" in choice.reason
 
 
 # --- on any machine ----------------------------------------------------------------------------

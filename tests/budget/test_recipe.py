@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from nnunet_medseg.budget.recipe import MIRRORING_STEPS, Recipe, choose_recipe
+from nnunet_medseg.budget.recipe import (
+    MIRRORING_STEPS,
+    Recipe,
+    choose_fine_tuning,
+    choose_recipe,
+)
 
 
 def test_short_trainings_do_not_mirror_and_long_ones_do():
@@ -16,3 +22,18 @@ def test_a_recipe_comes_back_from_a_file():
     recipe = choose_recipe(100)
 
     assert Recipe(**json.loads(json.dumps(recipe.to_json()))) == recipe
+
+
+def test_a_training_from_a_model_has_a_lower_rate_that_rises_more_slowly():
+    scratch, tuned = choose_recipe(500), choose_fine_tuning(500)
+
+    assert tuned.peak_rate < scratch.peak_rate
+    assert tuned.warm_up_share > scratch.warm_up_share
+    assert (
+        replace(tuned, peak_rate=scratch.peak_rate, warm_up_share=scratch.warm_up_share) == scratch
+    )
+
+
+def test_long_trainings_from_a_model_mirror_too():
+    assert not choose_fine_tuning(MIRRORING_STEPS - 1).mirroring
+    assert choose_fine_tuning(MIRRORING_STEPS).mirroring

@@ -15,9 +15,12 @@ from nnunet_medseg.budget.size import (
     MAX_RATIO,
     NARROW,
     NNUNET_SIZE,
+    NO_WISH,
     PlanSize,
+    PlanWish,
     coarsen,
     ladder,
+    restrict,
 )
 
 SIDES = st.floats(0.05, 20.0)
@@ -107,7 +110,7 @@ def test_the_sizes_of_a_width_go_from_large_to_small(width, patch_voxels, object
 def test_the_ladder_begins_with_nnunets_own_networks_and_ends_with_half_the_width():
     sizes = [size for size, _ in ladder(100_000, 1000)]
 
-    assert sizes[:2] == [PlanSize(is_residual=True), NNUNET_SIZE]
+    assert sizes[:2] == [PlanSize(network="resenc_m"), NNUNET_SIZE]
     assert [size.width for size in sizes] == sorted((size.width for size in sizes), reverse=True)
 
 
@@ -135,3 +138,94 @@ def test_large_objects_get_larger_voxels_before_the_patch_sees_less_of_the_image
 def test_no_object_becomes_too_small_to_be_drawn(patch_voxels, object_voxels):
     for size, _ in ladder(patch_voxels, object_voxels):
         assert size.voxel_factor == 1 or object_voxels / size.voxel_factor >= DRAWN_OBJECT_VOXELS
+
+
+# --- what the user asks ------------------------------------------------------------------------
+
+LADDER = ladder(5_000_000, object_voxels=50_000)
+WISHES = st.builds(
+    PlanWish,
+    configuration=st.sampled_from([None, "2d", "3d_fullres", "3d_lowres"]),
+    network=st.sampled_from([None, "default", "small", "resenc_m", "resenc_l", "resenc_xl"]),
+    spacing_mm=st.sampled_from([None, (3.0, 1.0, 1.0)]),
+    patch=st.sampled_from([None, (64, 64), (64, 64, 64)]),
+    batch=st.sampled_from([None, 1, 16]),
+)
+
+
+def sizes_left(wish: PlanWish) -> list[PlanSize]:
+    return [size for size, _ in restrict(LADDER, wish)]
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [NO_WISH, *(PlanWish(configuration=name) for name in ("2d", "3d_fullres")), PlanWish(batch=4)],
+    ids=str,
+)
+def test_a_wish_that_is_not_about_the_size_leaves_every_size(wish):
+    assert restrict(LADDER, wish) == LADDER
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "width"),
+    [
+        ("default", "plain", 1.0),
+        ("small", "plain", NARROW),
+        ("resenc_m", "resenc_m", 1.0),
+        ("resenc_l", "resenc_l", 1.0),
+        ("resenc_xl", "resenc_xl", 1.0),
+    ],
+)
+def test_a_network_that_is_asked_for_is_the_only_one_left(network, kind, width):
+    sizes = sizes_left(PlanWish(network=network))
+
+    assert {(size.network, size.width) for size in sizes} == {(kind, width)}
+    assert {(size.voxel_factor, size.patch_voxels) for size in sizes} == {
+        (size.voxel_factor, size.patch_voxels) for size, _ in LADDER
+    }
+
+
+def test_a_patch_that_is_asked_for_leaves_voxels_and_network_to_the_minutes():
+    sizes = sizes_left(PlanWish(patch=(64, 64, 64)))
+
+    assert {size.patch_voxels for size in sizes} == {None}
+    assert {(size.voxel_factor, size.width, size.network) for size in sizes} == {
+        (size.voxel_factor, size.width, size.network) for size, _ in LADDER
+    }
+
+
+@pytest.mark.parametrize(
+    "wish", [PlanWish(spacing_mm=(3.0, 1.0, 1.0)), PlanWish(configuration="3d_lowres")], ids=str
+)
+def test_voxels_that_are_asked_for_leave_patch_and_network_to_the_minutes(wish):
+    sizes = sizes_left(wish)
+
+    assert {size.voxel_factor for size in sizes} == {1.0}
+    assert {(size.patch_voxels, size.width, size.network) for size in sizes} == {
+        (size.patch_voxels, size.width, size.network) for size, _ in LADDER
+    }
+
+
+def test_all_wishes_together_leave_one_size_that_needs_the_fewest_steps():
+    wish = PlanWish("3d_fullres", "small", (3.0, 1.0, 1.0), (64, 64, 64), 2)
+
+    assert restrict(LADDER, wish) == [(PlanSize(width=NARROW), LADDER[-1][1])]
+
+
+def test_nnunets_own_size_stays_one_whatever_is_asked():
+    assert restrict([(NNUNET_SIZE, 0)], PlanWish(network="resenc_xl")) == [
+        (PlanSize(network="resenc_xl"), 0)
+    ]
+
+
+@given(WISHES)
+def test_what_a_wish_leaves_comes_once_and_in_the_order_of_the_ladder(wish):
+    left = restrict(LADDER, wish)
+
+    sizes = [size for size, _ in left]
+    steps = [needed for _, needed in left]
+    assert sizes
+    assert len(set(sizes)) == len(sizes)
+    assert steps == sorted(steps, reverse=True)
+    # What is left is left of itself.
+    assert restrict(left, wish) == left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,23 +27,32 @@ class Built:
 @pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Built:
     """Build a model and segment a phantom with its weights in memory; not to be changed."""
+    return build(tmp_path_factory.mktemp("Miller_Anna"), ["0"])
+
+
+@pytest.fixture(scope="session")
+def ensemble(tmp_path_factory) -> Built:
+    """Build a model of two folds in the same way; not to be changed."""
+    return build(tmp_path_factory.mktemp("Miller_Anna"), ["0", "1"])
+
+
+def build(root: Path, folds: Sequence[str]) -> Built:
     from nnunet_medseg.nnunet.inference import Model, Segmenter
 
-    root = tmp_path_factory.mktemp("Miller_Anna")
     (case,) = write_raw_dataset(root / "raw", [PhantomSpec(shape=(16, 16, 16))])
-    parts = make_parts()
+    parts = make_parts(folds)
     build_model(root / "model", parts, make_facts())
-    weights = parts.checkpoint["network_weights"]
-    model = Model(parts.plans, parts.description, "3d_fullres", (0, 1, 2), (weights,))
+    weights = {fold: parts.checkpoints[fold]["network_weights"] for fold in folds}
+    axes = (0, 1, 2)
+    model = Model(parts.plans, parts.description, "3d_fullres", axes, tuple(weights.values()))
     labels = Segmenter(model, CPU).segment([Path(image) for image in case.images])
     assert len(np.unique(labels)) > 1, "a map of one label would prove nothing"
     np.savez_compressed(root / "reference.npz", labels=labels)
     proof = Proof(
         model=str(root / "model"),
-        fold="0",
         images=case.images,
         reference=str(root / "reference.npz"),
-        tensors=hash_tensors(weights),
+        tensors={fold: hash_tensors(state) for fold, state in weights.items()},
         device=CPU,
         log=str(root / "log.txt"),
     )

@@ -87,10 +87,32 @@ def test_the_manifest_has_the_facts_versions_and_the_stock_command(built):
     assert "-m MODEL -f 0 -device cpu" in manifest.stock_command
 
 
+def test_a_model_of_two_folds_has_the_weights_of_each_and_is_one_command_of_stock_nnunet(ensemble):
+    manifest = read_manifest(ensemble.model)
+    files = [f"fold_{fold}/checkpoint_final.pth" for fold in (0, 1)]
+
+    assert files_in(ensemble.model) == ["dataset.json", *files, "manifest.json", "plans.json"]
+    assert set(files) < set(manifest.files)
+    assert "-m MODEL -f 0 1 -device cpu" in manifest.stock_command
+    for seed, name in enumerate(files):
+        weights = torch.load(ensemble.model / name, weights_only=True)["network_weights"]
+        for key, tensor in make_weights(seed).items():
+            assert torch.equal(weights[key], tensor)
+
+
+def test_our_own_reader_takes_every_fold_of_a_model_in_order(ensemble):
+    model = read_model(ensemble.model)
+
+    assert len(model.weights) == 2
+    for seed, weights in enumerate(model.weights):
+        assert all(torch.equal(weights[key], value) for key, value in make_weights(seed).items())
+
+
 @pytest.mark.parametrize("axes", [None, (), []])
 def test_no_mirror_axes_are_written_as_none(tmp_path, axes):
     parts = make_parts()
-    parts = replace(parts, checkpoint={**parts.checkpoint, "mirror_axes": axes})
+    checkpoint = {**parts.checkpoints["0"], "mirror_axes": axes}
+    parts = replace(parts, checkpoints={"0": checkpoint})
 
     build_model(tmp_path / "model", parts, make_facts())
 

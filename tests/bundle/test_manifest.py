@@ -21,7 +21,7 @@ def make_manifest() -> Manifest:
         program="nnunet-medseg 0.1.0",
         versions={"torch": "2.13.0"},
         configuration="3d_fullres",
-        stock_command=stock_command("0", "cpu"),
+        stock_command=stock_command(["0"], "cpu"),
         stock_note="",
         files={"plans.json": "0" * 64},
         **make_facts(),
@@ -72,11 +72,15 @@ def test_a_damaged_manifest_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("fold", "device", "end"),
-    [("all", "cpu", "-f all -device cpu"), ("3", "cuda", "-f 3 -device cuda")],
+    ("folds", "device", "end"),
+    [
+        (["all"], "cpu", "-f all -device cpu"),
+        (["3"], "cuda", "-f 3 -device cuda"),
+        (["0", "1", "2"], "cpu", "-f 0 1 2 -device cpu"),
+    ],
 )
-def test_the_stock_command_names_the_fold_and_the_device(fold, device, end):
-    command = stock_command(fold, device)
+def test_the_stock_command_names_every_fold_and_the_device(folds, device, end):
+    command = stock_command(folds, device)
 
     assert command.startswith("nnUNetv2_predict_from_modelfolder -i ")
     assert command.endswith(end)

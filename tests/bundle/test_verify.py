@@ -12,7 +12,7 @@ import pytest
 
 from nnunet_medseg.bundle.verify import Proof, _check, verify_in_fresh_process
 from nnunet_medseg.errors import VerificationError
-from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.files import hash_file, read_json, write_json
 
 
 @pytest.fixture(autouse=True)
@@ -82,19 +82,70 @@ def test_a_folder_that_was_changed_fails(copy, spoil, expected):
 
 
 def test_weights_that_are_not_those_of_the_training_fail(built):
-    tensors = built.proof.tensors | {next(iter(built.proof.tensors)): "0" * 64}
+    tensors = built.proof.tensors["0"]
+    tensors = tensors | {next(iter(tensors)): "0" * 64}
 
-    problem, _ = _check(replace(built.proof, tensors=tensors))
+    problem, _ = _check(replace(built.proof, tensors={"0": tensors}))
 
     assert problem == "the weights differ from those of the training"
 
 
 def test_a_tensor_more_than_the_training_had_fails(built):
-    _, *rest = built.proof.tensors.items()
+    _, *rest = built.proof.tensors["0"].items()
 
-    problem, _ = _check(replace(built.proof, tensors=dict(rest)))
+    problem, _ = _check(replace(built.proof, tensors={"0": dict(rest)}))
 
     assert problem == "the weights differ from those of the training"
+
+
+# --- models of several folds -------------------------------------------------------------------
+
+
+def exchange_folds(model: Path) -> None:
+    """Give each of two folds the weights of the other, and correct the manifest."""
+    paths = [model / f"fold_{fold}" / "checkpoint_final.pth" for fold in (0, 1)]
+    first, second = (path.read_bytes() for path in paths)
+    for path, content in zip(paths, (second, first), strict=True):
+        path.write_bytes(content)
+    manifest = read_json(model / "manifest.json")
+    for path in paths:
+        manifest["files"][path.relative_to(model).as_posix()] = hash_file(path)
+    write_json(model / "manifest.json", manifest)
+
+
+def test_a_model_of_two_folds_passes_its_check(ensemble):
+    problem, agreement = _check(ensemble.proof)
+
+    assert problem == ""
+    assert agreement == 1.0
+
+
+def test_weights_of_one_fold_in_the_place_of_another_fail(ensemble, tmp_path):
+    shutil.copytree(ensemble.model, tmp_path / "model")
+    exchange_folds(tmp_path / "model")
+
+    problem, _ = _check(replace(ensemble.proof, model=str(tmp_path / "model")))
+
+    assert problem == "the weights differ from those of the training"
+
+
+@pytest.mark.parametrize("fold", ["0", "1"])
+def test_one_fold_that_is_not_that_of_the_training_fails(ensemble, fold):
+    tensors = ensemble.proof.tensors
+    changed = tensors | {fold: tensors[fold] | {next(iter(tensors[fold])): "0" * 64}}
+
+    problem, _ = _check(replace(ensemble.proof, tensors=changed))
+
+    assert problem == "the weights differ from those of the training"
+
+
+def test_the_segmentation_of_one_fold_is_not_that_of_both(built, ensemble):
+    problem, _ = _check(replace(ensemble.proof, reference=built.proof.reference))
+
+    assert problem.startswith("stock nnU-Net agrees on ")
+
+
+# --- the segmentation --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.01], ids=["shape", "voxels"])

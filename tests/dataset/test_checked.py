@@ -32,7 +32,8 @@ def test_a_good_dataset_is_settled(tmp_path):
     assert outcome.findings == ()
     assert [label.name for label in outcome.checked.labels] == ["A", "B"]
     assert outcome.checked.channels == ("MRI",)
-    assert outcome.checked.split.evaluate == ("case_0004",)
+    assert outcome.checked.folds["all"].evaluate == ("case_0004",)
+    assert outcome.checked.open_to_training == ("case_0001", "case_0002", "case_0003")
     assert outcome.checked.megavoxels == pytest.approx(4 * 16**3 / 1e6)
 
 
@@ -40,7 +41,7 @@ def test_a_good_dataset_is_settled(tmp_path):
 def test_fewer_than_five_patients_are_enough(tmp_path, cases):
     write_patients(tmp_path, cases=cases)
 
-    assert len(check(tmp_path).checked.split.train) == cases
+    assert len(check(tmp_path).checked.folds["all"].train) == cases
 
 
 def test_the_record_comes_back_as_it_was_saved_and_is_private(tmp_path):
@@ -169,4 +170,4 @@ def test_the_real_dataset_passes(real_data):
 
     assert outcome.findings == ()
     assert len(outcome.checked.cases) == 60
-    assert len(outcome.checked.split.evaluate) == 12
+    assert len(outcome.checked.folds["all"].evaluate) == 12

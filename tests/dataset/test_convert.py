@@ -20,12 +20,12 @@ from nnunet_medseg.volume import EXTENSIONS, grid_shift, read_volume, write_volu
 ONE = (Label("a", 1, 1),)
 
 
-def make_job(folder, case, labels=ONE, *, part="train"):
-    return ConversionJob(case, inspect_case(case).facts, labels, folder / "raw", part)
+def make_job(folder, case, labels=ONE):
+    return ConversionJob(case, inspect_case(case).facts, labels, folder / "raw")
 
 
-def converted(folder, *, part="train"):
-    (case,) = read_cases(folder / "raw", part)
+def converted(folder):
+    (case,) = read_cases(folder / "raw")
     return case
 
 
@@ -96,21 +96,19 @@ def test_channels_lie_in_the_order_of_the_wish(tmp_path):
     wishes = Wishes((), parse_image_types("T1,FLAIR"), "all", 0)
     checked = check_dataset(read_dataset(folder, None), wishes).checked
 
-    convert_cases(
-        [ConversionJob(checked.cases[0], checked.facts[0], ONE, tmp_path / "raw", "train")]
-    )
+    convert_cases([ConversionJob(checked.cases[0], checked.facts[0], ONE, tmp_path / "raw")])
 
     names = [path.readlink().name for path in converted(tmp_path).images]
     assert names == ["img_T1.nii.gz", "img_FLAIR.nii.gz"]
 
 
-def test_held_out_cases_lie_apart_from_those_that_train(tmp_path):
+def test_held_out_cases_lie_beside_those_that_train_since_another_fold_trains_on_them(tmp_path):
     case = write_case(tmp_path / "set")
+    held_out = replace(write_case(tmp_path / "other"), name="case_0002", is_held_out=True)
 
-    convert_cases([make_job(tmp_path, case, part="evaluate")])
+    convert_cases([make_job(tmp_path, case), make_job(tmp_path, held_out)])
 
-    assert read_cases(tmp_path / "raw", "train") == ()
-    assert converted(tmp_path, part="evaluate").name == "case_0001"
+    assert [case.name for case in read_cases(tmp_path / "raw")] == ["case_0001", "case_0002"]
 
 
 def test_the_files_of_the_user_stay_as_they_are_and_no_name_tells_of_the_patient(tmp_path):
@@ -138,24 +136,24 @@ def test_a_conversion_that_was_killed_is_simply_done_again(tmp_path):
     linked = write_case(tmp_path / "set" / "linked")
     written = replace(write_case(tmp_path / "set" / "w", extension=".mha"), name="case_0002")
     jobs = [make_job(tmp_path, linked), make_job(tmp_path, written)]
-    image_path(tmp_path / "raw", "train", "case_0001", 0).parent.mkdir(parents=True)
-    label_path(tmp_path / "raw", "train", "case_0001").parent.mkdir(parents=True)
-    image_path(tmp_path / "raw", "train", "case_0001", 0).write_bytes(b"half")
-    label_path(tmp_path / "raw", "train", "case_0002").write_bytes(b"half")
+    image_path(tmp_path / "raw", "case_0001", 0).parent.mkdir(parents=True)
+    label_path(tmp_path / "raw", "case_0001").parent.mkdir(parents=True)
+    image_path(tmp_path / "raw", "case_0001", 0).write_bytes(b"half")
+    label_path(tmp_path / "raw", "case_0002").write_bytes(b"half")
 
     convert_cases(jobs)
     once = hashes_of(tmp_path / "raw")
     convert_cases(jobs)
 
     assert hashes_of(tmp_path / "raw") == once
-    for case in read_cases(tmp_path / "raw", "train"):
+    for case in read_cases(tmp_path / "raw"):
         np.testing.assert_array_equal(read_volume(case.images[0]).array, make_image().array)
         np.testing.assert_array_equal(read_volume(case.label).array, make_label().array)
 
 
 def test_a_link_that_was_left_there_does_not_lead_the_writing_into_the_users_file(tmp_path):
     case = write_case(tmp_path / "set", label=make_label((2,)))
-    target = label_path(tmp_path / "raw", "train", "case_0001")
+    target = label_path(tmp_path / "raw", "case_0001")
     target.parent.mkdir(parents=True)
     target.symlink_to(case.label)
     before = hashes_of(tmp_path / "set")

@@ -126,12 +126,12 @@ def test_no_bytes_are_too_strange_for_a_description(tmp_path):
         assert isinstance(read_description(tmp_path), Description)
 
 
-def test_what_is_written_names_every_file_of_the_training_cases(tmp_path):
+def test_what_is_written_names_every_file_of_the_cases_that_are_planned_for(tmp_path):
     labels = (Label("liver", 3, 1), Label("tumor", 7, 2))
-    label_path(tmp_path, "train", "case_0001").parent.mkdir(parents=True)
+    label_path(tmp_path, "case_0001").parent.mkdir(parents=True)
 
     write_description(tmp_path, labels, ("T1", "T2"), ("case_0001",))
-    path = image_path(tmp_path, "train", "case_0001", 0).parent.parent / "dataset.json"
+    path = image_path(tmp_path, "case_0001", 0).parent.parent / "dataset.json"
     content = json.loads(path.read_text())
 
     assert content["labels"] == {"background": 0, "liver": 1, "tumor": 2}
@@ -146,20 +146,20 @@ def test_what_is_written_names_every_file_of_the_training_cases(tmp_path):
     assert "dataset" not in describe_json(tmp_path)
 
 
-def test_converted_cases_are_listed_by_part_with_their_channels(tmp_path):
-    for part, name in (("train", "case_0001"), ("train", "case_0003"), ("evaluate", "case_0002")):
+def test_converted_cases_are_listed_by_name_with_their_channels(tmp_path):
+    for name in ("case_0003", "case_0001", "case_0002"):
         for path in (
-            *(image_path(tmp_path, part, name, channel) for channel in (0, 1)),
-            label_path(tmp_path, part, name),
+            *(image_path(tmp_path, name, channel) for channel in (1, 0)),
+            label_path(tmp_path, name),
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
 
-    trained = read_cases(tmp_path, "train")
+    cases = read_cases(tmp_path)
 
-    assert [case.name for case in trained] == ["case_0001", "case_0003"]
-    assert [path.name for path in trained[0].images] == [
+    assert [case.name for case in cases] == ["case_0001", "case_0002", "case_0003"]
+    assert [path.name for path in cases[0].images] == [
         "case_0001_0000.nii.gz",
         "case_0001_0001.nii.gz",
     ]
-    assert [case.name for case in read_cases(tmp_path, "evaluate")] == ["case_0002"]
+    assert cases[0].label == label_path(tmp_path, "case_0001")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_medseg.dataset.case import Case
-from nnunet_medseg.dataset.splits import check_fold, split_cases
+from nnunet_medseg.dataset.splits import check_fold, split_cases, split_folds
 from nnunet_medseg.errors import DatasetError, UsageError
 
 
@@ -18,12 +18,12 @@ def make_cases(number, *, held_out=()):
     ]
 
 
-@pytest.mark.parametrize("text", ["all", " ALL ", "0", "4"])
+@pytest.mark.parametrize("text", ["all", " ALL ", "0", "4", "CV"])
 def test_every_fold_is_read(text):
     assert check_fold(text) == text.strip().lower()
 
 
-@pytest.mark.parametrize("text", ["5", "7", "-1", "", "x", "1.0", "cv", "01"])
+@pytest.mark.parametrize("text", ["5", "7", "-1", "", "x", "1.0", "cv1", "01"])
 def test_another_fold_is_refused(text):
     with pytest.raises(UsageError, match="-f"):
         check_fold(text)
@@ -90,3 +90,60 @@ def test_further_folds_are_refused_with_held_out_patients(fold):
 def test_a_dataset_where_all_are_held_out_is_refused():
     with pytest.raises(DatasetError, match="No patient is left to train on"):
         split_cases(make_cases(2, held_out={1, 2}), "all", 0)
+
+
+# --- cross-validation --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [2, 3, 4, 5, 6, 23])
+def test_a_cross_validation_evaluates_every_case_once_with_the_others_trained(number):
+    cases = make_cases(number)
+    names = [case.name for case in cases]
+
+    folds = split_folds(cases, "cv", seed=3)
+
+    assert sorted(name for split in folds.values() for name in split.evaluate) == names
+    for split in folds.values():
+        assert sorted(split.train + split.evaluate) == names
+
+
+@pytest.mark.parametrize(("number", "expected"), [(2, 2), (3, 3), (4, 4), (5, 5), (40, 5)])
+def test_a_cross_validation_has_a_fold_a_patient_below_five_and_five_otherwise(number, expected):
+    folds = split_folds(make_cases(number), "cv", seed=0)
+
+    assert list(folds) == [str(place) for place in range(expected)]
+
+
+def test_the_folds_of_a_cross_validation_are_those_that_a_number_picks():
+    cases = make_cases(12)
+
+    folds = split_folds(cases, "cv", seed=7)
+
+    assert folds == {str(fold): split_cases(cases, str(fold), 7) for fold in range(5)}
+
+
+@pytest.mark.parametrize("fold", ["all", "2"])
+def test_any_other_fold_is_one_training(fold):
+    cases = make_cases(6)
+
+    assert split_folds(cases, fold, 0) == {fold: split_cases(cases, fold, 0)}
+
+
+def test_a_cross_validation_is_refused_with_patients_who_are_held_out():
+    with pytest.raises(DatasetError, match="2 patients are marked for validation") as caught:
+        split_folds(make_cases(6, held_out={1, 4}), "cv", 0)
+
+    assert "-f 0" in caught.value.fix
+    assert "rename validate to train" in caught.value.fix
+
+
+def test_a_cross_validation_is_refused_with_one_patient():
+    with pytest.raises(DatasetError, match="one patient cannot be split into folds") as caught:
+        split_folds(make_cases(1), "cv", 0)
+
+    assert "-f all, or add patients" in caught.value.fix
+
+
+def test_a_cross_validation_with_nobody_left_to_train_is_refused():
+    with pytest.raises(DatasetError, match="2 patients are marked for validation"):
+        split_folds(make_cases(2, held_out={1, 2}), "cv", 0)

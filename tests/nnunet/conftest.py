@@ -22,10 +22,10 @@ def preprocessed(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def training_folder(preprocessed, tmp_path, monkeypatch) -> Iterator[Path]:
-    """Return an empty folder for a training on the two phantoms."""
-    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    """Return a folder for a training on the two phantoms, which are all that is in it."""
+    (tmp_path / "preprocessed").symlink_to(preprocessed)
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     # For so small a network threads that wait for each other take longer than the work.
     monkeypatch.setattr(trainer, "core_count", lambda: 1)
     threads = torch.get_num_threads()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +14,26 @@ import pytest
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (
     DatasetFingerprintExtractor,
 )
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import (
+    ExperimentPlanner,
+)
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_model import write_raw_dataset
 
+from nnunet_medseg.budget.size import NNUNET_SIZE, PlanWish, restrict
+from nnunet_medseg.errors import UsageError
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.nnunet import planning
 from nnunet_medseg.nnunet.cases import PreprocessedCases
 from nnunet_medseg.nnunet.planning import (
+    Preparation,
     RawFiles,
     configuration_of,
     extract_fingerprint,
     make_plans,
+    preparation_key,
     preprocess,
     write_plans,
 )
@@ -46,11 +57,13 @@ class Planned:
 
     @property
     def target(self) -> Path:
-        plans, name = configuration_of(self.folder)
-        return self.folder / plans["configurations"][name]["data_identifier"]
+        return self.folder / "prepared"
 
-    def preprocess(self) -> None:
-        preprocess(self.cases, self.folder, workers=1, log=self.folder / "log.txt")
+    def preprocess(self, *, workers: int = 1) -> None:
+        plans, name = configuration_of(self.folder)
+        description = read_json(self.folder.parents[1] / "raw" / DATASET_NAME / "dataset.json")
+        preparation = Preparation(plans, name, description, self.target)
+        preprocess(self.cases, preparation, workers=workers, log=self.folder / "log.txt")
 
 
 @pytest.fixture
@@ -214,6 +227,346 @@ def test_single_slices_are_trained_in_2d_whatever_their_axis_and_spacing(
     check_plans(plans, "2d")
 
 
+# --- what the user asks of a plan --------------------------------------------------------------
+
+SMALL_PATCH = (32, 64, 64)
+
+
+def volumes(coarse_axis: int = 0, *, size: int = 160) -> dict:
+    """Return the fingerprint of volumes whose slices, along one axis, are thick."""
+    shape = tuple(size // 3 if axis == coarse_axis else size for axis in range(3))
+    spacing = tuple(3.0 if axis == coarse_axis else 1.0 for axis in range(3))
+    return fingerprint_of(shape, [spacing] * 2)
+
+
+def slices() -> dict:
+    return fingerprint_of((1, 64, 64), [(5.0, 1.0, 1.0)] * 2)
+
+
+@pytest.fixture
+def measure(folder, monkeypatch) -> Callable[[dict], None]:
+    """Return what makes a dataset of which only the fingerprint counts.
+
+    nnU-Net builds networks to tell the memory that a patch takes; here voxels tell it.
+    """
+    memory = staticmethod(lambda patch, *_: 270 * math.prod(int(side) for side in patch))
+    monkeypatch.setattr(ExperimentPlanner, "static_estimate_VRAM_usage", memory)
+    write_raw_dataset(folder.parents[1] / "raw", [SLICE])
+    folder.mkdir(parents=True)
+    return partial(write_json, folder / "dataset_fingerprint.json")
+
+
+def plan_as_wished(**wish) -> tuple[dict, dict]:
+    """Return plans, which are checked, and their one configuration."""
+    asked = PlanWish(**wish)
+    ((size, _),) = restrict([(NNUNET_SIZE, 0)], asked)
+    plans, name = make_plans(DATASET_NAME, size, asked)
+    check_plans(plans, name)
+    assert list(plans["configurations"]) == [name]
+    return plans, plans["configurations"][name]
+
+
+def differing(first: dict, second: dict) -> set[str]:
+    return {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
+
+
+@pytest.mark.parametrize("name", ["2d", "3d_fullres", "3d_lowres"])
+def test_a_configuration_that_is_asked_for_is_the_one_that_stock_nnunet_plans(measure, name):
+    measure(volumes(size=400))
+    stock = ExperimentPlanner(DATASET_NAME).plan_experiment()
+
+    plans, chosen = plan_as_wished(configuration=name)
+
+    own = stock["configurations"][name]
+    own.pop("next_stage", None)
+    assert differing(plans, stock) == {"configurations"}
+    assert differing(chosen, own) == set()
+
+
+def test_low_resolution_is_refused_where_a_patch_covers_the_image(measure):
+    measure(volumes(size=64))
+
+    with pytest.raises(UsageError, match="--configuration 3d_lowres") as caught:
+        plan_as_wished(configuration="3d_lowres")
+
+    assert "3d_fullres" in caught.value.fix
+
+
+def test_low_resolution_that_was_planned_for_another_patch_is_not_taken(measure):
+    measure(volumes(size=64))
+    plan_as_wished(configuration="3d_lowres", patch=(8, 16, 16))
+
+    with pytest.raises(UsageError, match="--configuration 3d_lowres"):
+        plan_as_wished(configuration="3d_lowres")
+
+
+@pytest.mark.parametrize("name", ["3d_fullres", "3d_lowres"])
+def test_volumes_are_refused_for_single_slices(measure, name):
+    measure(slices())
+
+    with pytest.raises(UsageError, match=f"--configuration {name}"):
+        plan_as_wished(configuration=name)
+
+
+@pytest.mark.parametrize("coarse_axis", [0, 1, 2])
+@pytest.mark.parametrize("wished", [(4.0, 2.0, 1.5), (1.0, 2.0, 4.0)])
+def test_a_spacing_is_taken_in_the_order_of_the_plan(measure, coarse_axis, wished):
+    measure(volumes(coarse_axis))
+    own_plans, own = plan_as_wished()
+
+    plans, chosen = plan_as_wished(spacing_mm=wished)
+
+    assert plans["transpose_forward"] == own_plans["transpose_forward"]
+    assert plans["transpose_forward"][0] == coarse_axis
+    assert chosen["spacing"] == list(wished)
+    assert chosen["median_image_size_in_voxels"] == pytest.approx(
+        [
+            round(voxels * side / side_wished)
+            for voxels, side, side_wished in zip((53, 160, 160), (3, 1, 1), wished, strict=True)
+        ]
+    )
+    assert differing(plans, own_plans) == {"configurations"}
+    assert differing(chosen, own) <= {
+        *("spacing", "median_image_size_in_voxels", "patch_size", "batch_size"),
+        *("architecture", "batch_dice"),
+    }
+
+
+def test_in_2d_only_the_sides_within_a_slice_are_taken(measure):
+    measure(volumes())
+
+    _, chosen = plan_as_wished(configuration="2d", spacing_mm=(9.0, 2.0, 1.5))
+
+    assert chosen["spacing"] == [2.0, 1.5]
+
+
+@pytest.mark.parametrize("thickness", [0.5, 1.0, 5.0, 9.0])
+def test_single_slices_stay_single_whatever_spacing_is_asked_for(measure, thickness):
+    measure(slices())
+
+    _, chosen = plan_as_wished(spacing_mm=(thickness, 2.0, 2.0))
+
+    assert chosen["spacing"] == [2.0, 2.0]
+    assert chosen["median_image_size_in_voxels"] == [32, 32]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "wished"),
+    [
+        ("3d_fullres", (32, 64, 64)),
+        ("3d_fullres", (30, 70, 90)),
+        ("3d_fullres", (9, 33, 120)),
+        ("3d_lowres", (20, 40, 40)),
+        ("2d", (100, 50)),
+    ],
+)
+def test_a_patch_is_rounded_up_to_what_the_network_can_divide(measure, configuration, wished):
+    measure(volumes(size=240))
+    _, own = plan_as_wished(configuration=configuration, patch=tuple(2 * side for side in wished))
+
+    _, chosen = plan_as_wished(configuration=configuration, patch=wished)
+
+    strides = np.prod(chosen["architecture"]["arch_kwargs"]["strides"], axis=0)
+    for side, side_wished, stride in zip(chosen["patch_size"], wished, strides, strict=True):
+        assert side_wished <= side < side_wished + stride
+        assert side % stride == 0
+    differs = {"patch_size", "batch_size", "architecture", "batch_dice"}
+    if configuration == "3d_lowres":
+        differs |= {"spacing", "median_image_size_in_voxels"}
+    assert differing(chosen, own) <= differs
+
+
+def test_a_patch_may_be_larger_than_the_images(measure):
+    measure(volumes(size=64))
+
+    _, chosen = plan_as_wished(patch=(64, 128, 128))
+
+    assert list(chosen["patch_size"]) == [64, 128, 128]
+    assert chosen["median_image_size_in_voxels"] == [21, 64, 64]
+
+
+@pytest.mark.parametrize("wished", [(200, 64, 64), (32, 512, 64), (1024, 1024, 1024)])
+def test_a_patch_that_nnunet_would_cut_is_refused(measure, wished):
+    measure(volumes())
+
+    with pytest.raises(UsageError, match="--patch_size"):
+        plan_as_wished(patch=wished)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+@pytest.mark.parametrize("batch", [1, 7, 512])
+def test_a_batch_that_is_asked_for_changes_nothing_else(measure, configuration, batch):
+    measure(volumes())
+    own_plans, own = plan_as_wished(configuration=configuration)
+
+    plans, chosen = plan_as_wished(configuration=configuration, batch=batch)
+
+    assert chosen["batch_size"] == batch
+    assert differing(plans, own_plans) == {"configurations"}
+    assert differing(chosen, own) == {"batch_size"}
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_the_small_network_has_half_of_the_features_and_is_the_same_otherwise(
+    measure, configuration
+):
+    measure(volumes())
+    rest = {"configuration": configuration, "patch": SMALL_PATCH[-int(configuration[0]) :]}
+    _, own = plan_as_wished(**rest, batch=2, network="default")
+
+    _, chosen = plan_as_wished(**rest, batch=2, network="small")
+
+    ours, stock = (each["architecture"].pop("arch_kwargs") for each in (chosen, own))
+    halves = [features // 2 for features in stock.pop("features_per_stage")]
+    assert list(ours.pop("features_per_stage")) == halves
+    assert ours == stock
+    assert differing(chosen, own) == set()
+
+
+@pytest.mark.parametrize(
+    ("network", "blocks"),
+    [("resenc_m", [1, 3, 4]), ("resenc_l", [1, 3, 4]), ("resenc_xl", [1, 3, 4])],
+)
+def test_a_residual_preset_changes_the_network_only(measure, network, blocks):
+    measure(volumes())
+    _, own = plan_as_wished(patch=SMALL_PATCH, batch=2)
+
+    _, chosen = plan_as_wished(patch=SMALL_PATCH, batch=2, network=network)
+
+    architecture = chosen["architecture"]
+    assert architecture["network_class_name"].endswith("ResidualEncoderUNet")
+    assert list(architecture["arch_kwargs"]["n_blocks_per_stage"][:3]) == blocks
+    assert differing(chosen, own) == {"architecture"}
+
+
+def test_the_network_of_stock_nnunet_is_the_default(measure):
+    measure(volumes())
+
+    assert plan_as_wished(network="default") == plan_as_wished()
+
+
+def test_wishes_go_together(measure):
+    measure(volumes(2))
+
+    plans, chosen = plan_as_wished(
+        configuration="3d_fullres",
+        network="resenc_m",
+        spacing_mm=(4.0, 2.0, 1.0),
+        patch=(16, 48, 80),
+        batch=3,
+    )
+
+    assert plans["transpose_forward"] == [2, 0, 1]
+    assert chosen["spacing"] == [4.0, 2.0, 1.0]
+    assert list(chosen["patch_size"]) == [16, 48, 80]
+    assert chosen["batch_size"] == 3
+
+
+# --- what preprocessed cases are called by -----------------------------------------------------
+
+
+def key_of(plans: dict, chosen: dict, content: str = "content") -> str:
+    assert chosen in plans["configurations"].values()
+    (name,) = plans["configurations"]
+    # As they come back from the file of the training.
+    return preparation_key(json.loads(json.dumps(plans)), name, content)
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"patch": (16, 32, 32)},
+        {"batch": 9},
+        {"network": "small"},
+        {"network": "resenc_l"},
+        {"configuration": "3d_fullres", "patch": (32, 64, 64), "batch": 1, "network": "resenc_m"},
+    ],
+    ids=str,
+)
+def test_cases_are_prepared_once_for_any_patch_batch_and_network(measure, wish):
+    measure(volumes())
+
+    assert key_of(*plan_as_wished(**wish)) == key_of(*plan_as_wished())
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"spacing_mm": (3.0, 1.0, 1.1)},
+        {"configuration": "2d"},
+        {"configuration": "3d_lowres", "patch": (16, 32, 32)},
+    ],
+    ids=str,
+)
+def test_another_spacing_is_another_preparation(measure, wish):
+    measure(volumes())
+
+    assert key_of(*plan_as_wished(**wish)) != key_of(*plan_as_wished())
+
+
+def test_plans_in_memory_and_from_a_file_have_the_same_key(measure, folder):
+    measure(volumes())
+    plans, chosen = plan_as_wished(patch=SMALL_PATCH)
+
+    write_plans(folder, plans)
+
+    assert preparation_key(*configuration_of(folder), "content") == key_of(plans, chosen)
+
+
+def test_other_content_is_another_preparation(measure):
+    measure(volumes())
+    plans, chosen = plan_as_wished()
+
+    assert key_of(plans, chosen, "content") != key_of(plans, chosen, "other content")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "matters"), [("CTNormalization", True), ("ZScoreNormalization", False)]
+)
+def test_statistics_matter_where_they_normalise(measure, scheme, matters):
+    measure(volumes())
+    plans, chosen = plan_as_wished()
+    chosen["normalization_schemes"] = [scheme]
+    before = key_of(plans, chosen)
+
+    plans["foreground_intensity_properties_per_channel"]["0"]["mean"] = 77.0
+
+    assert (key_of(plans, chosen) != before) is matters
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("normalization_schemes", ["ZScoreNormalization"]),
+        ("use_mask_for_norm", [True]),
+        ("resampling_fn_data_kwargs", {"is_seg": False, "order": 1}),
+        ("resampling_fn_seg_kwargs", {"is_seg": True, "order": 0}),
+    ],
+)
+def test_another_normalisation_or_resampling_is_another_preparation(measure, key, value):
+    measure(volumes())
+    plans, chosen = plan_as_wished()
+    before = key_of(plans, chosen)
+
+    chosen[key] = value
+
+    assert key_of(plans, chosen) != before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("transpose_forward", [1, 0, 2]), ("image_reader_writer", "SimpleITKIO")],
+)
+def test_another_order_of_axes_or_reader_is_another_preparation(measure, key, value):
+    measure(volumes())
+    plans, chosen = plan_as_wished()
+    before = key_of(plans, chosen)
+
+    plans[key] = value
+
+    assert key_of(plans, chosen) != before
+
+
 # --- preprocessed cases ------------------------------------------------------------------------
 
 
@@ -290,6 +643,6 @@ def test_several_workers_write_what_one_does(folder):
     for path in planned.target.iterdir():
         path.unlink()
 
-    preprocess(planned.cases, folder, workers=2, log=folder / "log.txt")
+    planned.preprocess(workers=2)
 
     assert_same_voxels(planned, alone)

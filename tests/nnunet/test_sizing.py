@@ -10,7 +10,8 @@ import torch
 from tiny_model import DESCRIPTION, write_raw_dataset
 from tiny_training import make_setup
 
-from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize
+from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize, PlanWish
+from nnunet_medseg.errors import UsageError
 from nnunet_medseg.nnunet import sizing
 from nnunet_medseg.nnunet.inference import Model, Segmenter
 from nnunet_medseg.nnunet.planning import (
@@ -22,6 +23,7 @@ from nnunet_medseg.nnunet.plans import check_plans
 from nnunet_medseg.nnunet.probe import count_flops, measure_step
 from nnunet_medseg.nnunet.sizing import (
     MIN_STAGES,
+    PlanTask,
     _make_candidates,
     _voxel_mm3,
     plan_for_time,
@@ -62,7 +64,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, gigaflops: float) -> list[float]:
 
 def plan_on(folder: Path, minutes: float, object_mm3: float | None = 1000.0):
     setup = make_setup(folder, asked_s=60 * minutes)
-    return plan_for_time(DATASET_NAME, DESCRIPTION, setup, object_mm3)
+    return plan_for_time(PlanTask(DATASET_NAME, DESCRIPTION, setup, object_mm3))
 
 
 def test_the_smallest_labelled_objects_are_measured_with_the_fingerprint(measured):
@@ -116,7 +118,7 @@ def test_the_default_plan_is_nnunets_own_however_slow_the_machine(measured, monk
         NNUNET_SIZE,
         PlanSize(width=0.5, patch_voxels=4096),
         PlanSize(voxel_factor=4, width=0.5, patch_voxels=4096),
-        PlanSize(is_residual=True),
+        PlanSize(network="resenc_m"),
     ],
     ids=["own", "smaller patch", "larger voxels", "residual encoder"],
 )
@@ -167,7 +169,9 @@ def test_a_smaller_size_has_a_smaller_patch_and_larger_voxels(measured):
     indirect=True,
 )
 def test_no_plan_is_smaller_than_nnunets_loss_can_train(measured):
-    made = _make_candidates(DATASET_NAME, DESCRIPTION, object_mm3=100_000.0)
+    task = PlanTask(DATASET_NAME, DESCRIPTION, make_setup(measured), object_mm3=100_000.0)
+
+    made = _make_candidates(task)
 
     assert NNUNET_SIZE in {candidate.size for candidate in made}
     for candidate, (plans, configuration) in made.items():
@@ -194,3 +198,105 @@ def test_a_plan_that_does_not_fit_the_memory_is_not_tried(measured, monkeypatch,
     step_s = measure_step(plans, configuration, DESCRIPTION, make_setup(tmp_path))
 
     assert step_s == math.inf
+
+
+# --- what the user asks ------------------------------------------------------------------------
+
+
+def candidates_for(folder: Path, *, is_free: bool = True, **wish) -> list[dict]:
+    """Return the configurations that could be trained, from large to small."""
+    object_mm3 = 100_000.0 if is_free else None
+    made = _make_candidates(
+        PlanTask(DATASET_NAME, DESCRIPTION, make_setup(folder), object_mm3, PlanWish(**wish))
+    )
+    return [plans["configurations"][name] for plans, name in made.values()]
+
+
+def values_of(configurations: list[dict], key: str) -> set[tuple]:
+    return {tuple(configuration[key]) for configuration in configurations}
+
+
+def test_a_patch_that_is_asked_for_is_that_of_every_candidate(measured):
+    candidates = candidates_for(measured, patch=(16, 16, 16))
+
+    assert values_of(candidates, "patch_size") == {(16, 16, 16)}
+    assert len(values_of(candidates, "spacing")) > 1
+
+
+def test_a_spacing_that_is_asked_for_is_that_of_every_candidate(measured):
+    candidates = candidates_for(measured, spacing_mm=(2.5, 1.5, 2.0))
+
+    assert values_of(candidates, "spacing") == {(2.5, 1.5, 2.0)}
+    assert len(values_of(candidates, "patch_size")) > 1
+
+
+def test_a_network_that_is_asked_for_is_that_of_every_candidate(measured):
+    candidates = candidates_for(measured, network="resenc_l")
+
+    kinds = {each["architecture"]["network_class_name"].split(".")[-1] for each in candidates}
+    assert kinds == {"ResidualEncoderUNet"}
+    assert len(values_of(candidates, "patch_size")) > 1
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_a_batch_that_is_asked_for_leaves_the_patches_as_they_are(measured, batch):
+    own = candidates_for(measured)
+
+    candidates = candidates_for(measured, batch=batch)
+
+    assert {each["batch_size"] for each in candidates} == {batch}
+    assert values_of(candidates, "patch_size") == values_of(own, "patch_size")
+
+
+def test_smaller_patches_come_in_batches_as_large_as_what_nnunet_plans(measured):
+    (own,) = candidates_for(measured, is_free=False)
+    room = math.prod(own["patch_size"]) * own["batch_size"]
+
+    (chosen,) = candidates_for(measured, is_free=False, patch=(8, 16, 16))
+
+    assert chosen["batch_size"] == room // (8 * 16 * 16) > own["batch_size"]
+
+
+def test_a_batch_that_is_asked_for_goes_before_what_fits(measured):
+    (chosen,) = candidates_for(measured, is_free=False, patch=(8, 16, 16), batch=3)
+
+    assert chosen["batch_size"] == 3
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+def test_a_patch_that_is_too_small_for_three_stages_is_refused(measured, is_free):
+    with pytest.raises(UsageError, match="too small for a network of three stages"):
+        candidates_for(measured, is_free=is_free, patch=(8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"patch": (16, 16)}, "2 sides, and the configuration has 3"),
+        ({"patch": (16, 16, 16), "configuration": "2d"}, "3 sides, and the configuration has 2"),
+    ],
+)
+def test_a_patch_with_other_sides_than_the_configuration_is_refused(measured, wish, words):
+    with pytest.raises(UsageError, match=words):
+        candidates_for(measured, **wish)
+
+
+def test_slices_of_volumes_can_be_trained_on(measured):
+    candidates = candidates_for(measured, configuration="2d", patch=(32, 16))
+
+    assert values_of(candidates, "patch_size") == {(32, 16)}
+    assert {len(each["spacing"]) for each in candidates} == {2}
+
+
+def test_what_was_measured_once_is_not_measured_again(measured, monkeypatch, tmp_path):
+    measurements = pretend(monkeypatch, gigaflops=20)
+    task = PlanTask(DATASET_NAME, DESCRIPTION, make_setup(tmp_path, asked_s=300), 1000.0)
+    first = plan_for_time(task)
+    count = len(measurements)
+    shown = []
+
+    second = plan_for_time(task, lambda name, step_s: shown.append((name, step_s)))
+
+    assert count == len(measurements) == len(task.known) > 0
+    assert (second.plans, second.choice.reason) == (first.plans, first.choice.reason)
+    assert dict(shown) == first.choice.measured

@@ -20,10 +20,10 @@ from tiny_training import make_setup, make_tiny_trainer, weights_of, wrap_step
 
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
-from nnunet_medseg.errors import TrainingError
+from nnunet_medseg.errors import BudgetError, TrainingError
 from nnunet_medseg.nnunet.history import Epoch, read_history
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer, weaken
-from nnunet_medseg.nnunet.weights import read_checkpoint
+from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 
 ASKED_S = 24
 PATCH = [16, 16, 16]
@@ -342,6 +342,119 @@ def test_another_error_of_a_step_ends_the_training(training_folder):
         trainer.run_training(on_trouble=troubles.append)
 
     assert troubles == []
+
+
+# --- weights to start from ---------------------------------------------------------------------
+
+
+def make_tuner(
+    folder: Path, start: dict[str, torch.Tensor] | None, *, rate: float = 0.0
+) -> BudgetedTrainer:
+    """Return a trainer that starts from weights, and at that rate stays there."""
+    path = folder / "start.pth"
+    if start is not None:
+        write_checkpoint(path, {"network_weights": start})
+    recipe = Recipe(peak_rate=rate)
+    setup = make_setup(folder, asked_s=ASKED_S, recipe=recipe, start=path if start else None)
+    return make_tiny_trainer(setup)
+
+
+def make_start(folder: Path, factor: float = 0.5) -> dict[str, torch.Tensor]:
+    """Return weights that no training of the tests begins with."""
+    own = weights_of(make_ready_trainer(folder))
+    return {name: factor * tensor + 0.01 for name, tensor in own.items()}
+
+
+def checkpoint_of(trainer: BudgetedTrainer) -> dict[str, torch.Tensor]:
+    return read_checkpoint(trainer.setup.checkpoint)["network_weights"]
+
+
+def test_a_training_begins_with_the_weights_that_it_is_to_start_from(training_folder):
+    start = make_start(training_folder)
+    trainer = make_tuner(training_folder, start)
+    first = []
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        first.append(weights_of(trainer))
+        return own(batch)
+
+    wrap_step(trainer, step)
+    train(trainer)
+
+    assert are_equal(first[0], start)
+    # At a rate of zero that is also where it ends.
+    assert are_equal(checkpoint_of(trainer), start)
+
+
+def test_without_weights_to_start_from_a_training_begins_with_random_ones(training_folder):
+    start = make_start(training_folder)
+    trainer = make_tuner(training_folder, None)
+
+    train(trainer)
+
+    assert not are_equal(checkpoint_of(trainer), start)
+
+
+def test_a_training_from_weights_moves_away_from_them(training_folder):
+    start = make_start(training_folder)
+    trainer = make_tuner(training_folder, start, rate=0.01)
+
+    witness = train(trainer)
+
+    assert not are_equal(checkpoint_of(trainer), start)
+    assert np.isfinite(witness.losses).all()
+
+
+def test_a_resumed_training_goes_on_from_its_checkpoint_and_not_from_the_start(training_folder):
+    train_until(make_tuner(training_folder, make_start(training_folder), rate=0.01), 10)
+    reached = checkpoint_of(make_tuner(training_folder, None))
+    trainer = make_tuner(training_folder, make_start(training_folder, factor=9.0))
+
+    train(trainer)
+
+    assert are_equal(checkpoint_of(trainer), reached)
+    assert trainer.progress.iterations == ASKED_S
+
+
+def test_a_training_from_weights_whose_first_step_exploded_goes_on_from_them(training_folder):
+    start = make_start(training_folder)
+    trainer = make_tuner(training_folder, start)
+    explode(trainer, lambda iteration: iteration == 1)
+
+    witness = train(trainer)
+
+    assert len(witness.troubles) == 1
+    assert are_equal(checkpoint_of(trainer), start)
+
+
+def test_weights_to_start_from_that_do_not_fit_the_network_end_the_training(training_folder):
+    start = make_start(training_folder)
+    del start[next(iter(start))]
+
+    with pytest.raises(RuntimeError, match="Missing key"):
+        train(make_tuner(training_folder, start))
+
+
+# --- a time that does not suffice --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sharing", "problem", "fix"),
+    [
+        (1, "-t 0.2 is too short: an iteration takes 1.00 s", "Use -t 0.6 at least"),
+        (5, "-t 1 is too short for 5 trainings: an iteration takes 1.00 s", "Use -t 2.9 at least"),
+    ],
+)
+def test_too_short_a_time_names_what_the_user_gave_and_what_would_do(
+    training_folder, sharing, problem, fix
+):
+    setup = make_setup(training_folder, asked_s=12.0, sharing=sharing)
+
+    with pytest.raises(BudgetError) as caught:
+        train(make_tiny_trainer(setup))
+
+    assert caught.value.problem.startswith(problem)
+    assert caught.value.fix.startswith(fix)
 
 
 # --- workers -----------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def make_manifest(**changes) -> Manifest:
         program="nnunet-medseg 0.1.0",
         versions={"torch": "2.13.0"},
         configuration="3d_fullres",
-        stock_command=stock_command("0", "cpu"),
+        stock_command=stock_command(["0"], "cpu"),
         stock_note="",
         files={},
         **(make_facts() | changes),
@@ -127,4 +127,4 @@ def test_the_summary_tells_quality_training_labels_times_and_findings(tmp_path, 
     assert "liver = 1, lesion = 5, kidney = 3" in text
     assert text.index("check ") < text.index("train ")
     assert (findings or ["none"])[0] in text
-    assert stock_command("0", "cpu") in text
+    assert stock_command(["0"], "cpu") in text

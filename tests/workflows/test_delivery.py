@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nnunet_medseg.dataset.checked import Checked, save_checked
+from nnunet_medseg.dataset.kept import find_kept
+from nnunet_medseg.errors import DatasetError
 from nnunet_medseg.files import list_files, write_json
 from nnunet_medseg.hardware import Device
 from nnunet_medseg.run_folder import Journal, RunFolder
 from nnunet_medseg.workflows.clean import discard_run
 from nnunet_medseg.workflows.options import Folders, TrainOptions
 from nnunet_medseg.workflows.stage import Run
-from nnunet_medseg.workflows.stages import delivery
+from nnunet_medseg.workflows.stages import checking, delivery
 
 
 @pytest.fixture
@@ -32,7 +36,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     )
     listed = list_files(dataset, hashed=True)
     write_json(folder.inventory_file, [item.to_json() for item in listed])
-    run = Run(folder, dataset, folders, options, Device("cpu", 0, "CPU", False))
+    device = Device("cpu", 0, "CPU", False)
+    run = Run(folder, dataset, folders, options, device, store=folder.root)
     delivery._name_hidden(run)
     (delivery._hidden(run) / "model").mkdir(parents=True)
     monkeypatch.setattr(delivery, "read_manifest", lambda path: path.is_dir() or None)
@@ -119,3 +124,116 @@ def test_discarding_a_run_keeps_what_it_has_delivered(run):
     discard_run(run.folder)
 
     assert (run.folders.output / "M" / "model").is_dir()
+
+
+# --- keeping -----------------------------------------------------------------------------------
+
+
+def asked_to_keep(run: Run, *, delete_input: bool = True) -> Run:
+    """Return the run as one that keeps its dataset; its check has found no case."""
+    save_checked(run.folder.check_file, Checked((), (), (), (), {}))
+    return replace(run, options=replace(run.options, keep_dataset=True, delete_input=delete_input))
+
+
+def files_in(folder: Path) -> set[str]:
+    return {item.path for item in list_files(folder)} if folder.is_dir() else set()
+
+
+def test_a_dataset_that_is_kept_leaves_the_input_folder(run, capsys):
+    run = asked_to_keep(run)
+    delivery.deliver(run)
+
+    delivery.keep(run)
+    delivery.clean(run)
+
+    kept = find_kept(run.folders.work, "M")
+    assert files_in(kept.files) == {"Patient/img.nii.gz", "notes.txt"}
+    assert kept.record.options == {"label": "NONE", "image_type": "NONE", "extension": None}
+    assert files_in(run.folders.input) == set()
+    assert "-d M with an empty input folder" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_dataset_that_is_kept_and_not_deleted_is_a_copy(run):
+    run = asked_to_keep(run, delete_input=False)
+    delivery.deliver(run)
+
+    delivery.keep(run)
+    delivery.clean(run)
+
+    kept = find_kept(run.folders.work, "M")
+    assert files_in(run.dataset_folder) == files_in(kept.files)
+    assert not (kept.files / "notes.txt").samefile(run.dataset_folder / "notes.txt")
+
+
+def test_a_dataset_that_nobody_asked_to_keep_is_not_kept(run):
+    delivery.keep(run)
+
+    assert find_kept(run.folders.work, "M") is None
+
+
+def test_keeping_that_was_cut_off_before_the_journal_is_not_done_twice(run, capsys):
+    run = asked_to_keep(run)
+    delivery.keep(run)
+    before = find_kept(run.folders.work, "M").record
+
+    delivery.keep(run)
+
+    assert "kept already" in capsys.readouterr().out
+    assert find_kept(run.folders.work, "M").record == before
+
+
+def test_a_dataset_that_could_not_be_kept_is_not_deleted_either(run, capsys):
+    run = asked_to_keep(run)
+    delivery.deliver(run)
+    (run.dataset_folder / "notes.txt").write_bytes(b"NOTES")
+
+    delivery.keep(run)
+    delivery.clean(run)
+
+    assert find_kept(run.folders.work, "M") is None
+    assert files_in(run.dataset_folder) == {"Patient/img.nii.gz", "notes.txt"}
+    assert "not kept" in capsys.readouterr().out
+
+
+def keep_by_hand(run: Run) -> None:
+    keeping_run = asked_to_keep(run, delete_input=False)
+    delivery.keep(keeping_run)
+
+
+def test_the_kept_dataset_itself_is_never_deleted_by_a_training_on_it(run):
+    keep_by_hand(run)
+    kept = find_kept(run.folders.work, "M")
+    on_kept = replace(run, dataset_folder=kept.files, store=kept.root)
+    delivery.deliver(on_kept)
+
+    delivery.keep(on_kept)
+    delivery.clean(on_kept)
+
+    assert files_in(kept.files) == {"Patient/img.nii.gz", "notes.txt"}
+
+
+def test_another_dataset_is_not_kept_under_a_name_that_is_taken(run):
+    keep_by_hand(run)
+    (run.dataset_folder / "notes.txt").write_bytes(b"NOTES")
+    listed = list_files(run.dataset_folder, hashed=True)
+
+    with pytest.raises(DatasetError, match="Another dataset is kept under the name M") as caught:
+        checking._require_free_name(asked_to_keep(run), listed)
+
+    assert "medseg forget M" in caught.value.fix
+
+
+def test_the_same_dataset_may_be_trained_on_again_under_its_name(run):
+    keep_by_hand(run)
+    listed = list_files(run.dataset_folder, hashed=True)
+
+    checking._require_free_name(asked_to_keep(run), listed)
+
+
+def test_a_damaged_kept_dataset_stands_only_in_the_way_of_keeping(run):
+    keep_by_hand(run)
+    (run.folders.work / "datasets" / "M" / "kept.json").write_text("{")
+
+    checking._require_free_name(run, ())
+    with pytest.raises(DatasetError, match="cannot be read"):
+        checking._require_free_name(asked_to_keep(run), ())

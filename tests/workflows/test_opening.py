@@ -28,6 +28,10 @@ def dataset(tmp_path: Path) -> Path:
     return path
 
 
+def checkpoint_of(folder: RunFolder) -> Path:
+    return folder.training("training").checkpoint_file
+
+
 def begin(folder: RunFolder, dataset: Path, *, trained: bool) -> None:
     """Make a run whose check is finished, and which may have a checkpoint."""
     _open(folder, dataset, ASKED, resume=False)
@@ -36,7 +40,8 @@ def begin(folder: RunFolder, dataset: Path, *, trained: bool) -> None:
     with folder.recording("check"):
         pass
     if trained:
-        folder.checkpoint_file.write_bytes(b"weights")
+        checkpoint_of(folder).parent.mkdir()
+        checkpoint_of(folder).write_bytes(b"weights")
 
 
 def test_the_same_command_goes_on(folder, dataset):
@@ -45,7 +50,7 @@ def test_the_same_command_goes_on(folder, dataset):
     options = _open(folder, dataset, ASKED, resume=False)
 
     assert options == ASKED
-    assert folder.checkpoint_file.exists()
+    assert checkpoint_of(folder).exists()
 
 
 def test_other_options_are_asked_about_when_training_would_be_lost(folder, dataset):
@@ -54,7 +59,7 @@ def test_other_options_are_asked_about_when_training_would_be_lost(folder, datas
     with pytest.raises(ResumeError, match="minutes: 5 then, 7 now"):
         _open(folder, dataset, TrainOptions(dataset_name="M", minutes=7), resume=False)
 
-    assert folder.checkpoint_file.exists()
+    assert checkpoint_of(folder).exists()
 
 
 def test_resume_goes_on_as_the_run_began(folder, dataset):
@@ -101,7 +106,7 @@ def test_a_damaged_journal_is_explained_when_training_would_be_lost(folder, data
     with pytest.raises(ResumeError, match="--fresh"):
         _open(folder, dataset, ASKED, resume=False)
 
-    assert folder.checkpoint_file.exists()
+    assert checkpoint_of(folder).exists()
 
 
 def test_before_any_training_another_time_is_planned_for_again(folder, dataset):

@@ -5,7 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnunet_medseg.errors import UsageError
-from nnunet_medseg.workflows.options import check_name, read_train_options
+from nnunet_medseg.workflows.options import (
+    check_name,
+    parse_renamed,
+    read_train_options,
+    variants_of,
+)
 
 
 def test_the_defaults_are_those_of_the_contract():
@@ -63,3 +68,115 @@ def test_another_way_of_planning_is_refused_with_the_ways_there_are():
         read_train_options(plan="large")
 
     assert "auto, default" in refused.value.fix
+
+
+# --- seeds -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "seed"), [("0", 0), ("2147483647", 2**31 - 1), (7, 7)])
+def test_seeds_that_torch_takes_are_taken(text, seed):
+    assert read_train_options(seed=text).seed == seed
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["-1", "2147483648", "1.5", "x", "", "²", None, "9" * 5000],
+    ids=lambda text: str(text)[:9],
+)
+def test_other_seeds_are_refused(text):
+    with pytest.raises(UsageError, match="--seed"):
+        read_train_options(seed=text)
+
+
+# --- options that contradict each other --------------------------------------------------------
+
+VARY = "learning_rate=0.05,0.01"
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"vary": VARY, "fold": "cv"}, "-f cv"),
+        ({"map_labels": "a=b"}, "--pretrained"),
+        ({"against_scratch": True}, "--pretrained"),
+        ({"pretrained": "model", "vary": VARY}, "--vary"),
+        ({"pretrained": "model", "fold": "cv"}, "-f all or -f 0"),
+        ({"pretrained": "model", "network": "small"}, "without --pretrained"),
+        ({"pretrained": "model", "spacing": "1x1x1"}, "without --pretrained"),
+        ({"pretrained": "model", "patch_size": "64x64x64"}, "without --pretrained"),
+        ({"pretrained": "model", "configuration": "2d"}, "without --pretrained"),
+    ],
+    ids=str,
+)
+def test_options_that_contradict_each_other_are_refused_with_what_goes(given, words):
+    with pytest.raises(UsageError) as caught:
+        read_train_options(**given)
+
+    assert words in str(caught.value)
+    assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"vary": VARY, "fold": "0"},
+        {"vary": VARY, "network": "small"},
+        {"fold": "cv", "keep_dataset": True},
+        {"pretrained": "model", "map_labels": "a=b", "against_scratch": True, "fold": "0"},
+        {"pretrained": "model", "batch_size": "4", "learning_rate": "0.01"},
+        {"pretrained": "model", "network": "auto", "spacing": "auto"},
+    ],
+    ids=str,
+)
+def test_options_that_go_together_are_taken(given):
+    options = read_train_options(**given)
+
+    assert read_train_options(**options.to_json()) == options
+
+
+@pytest.mark.parametrize("vary", ["seed=1,x", "learning_rate=0.1,2", "minutes=1,2", "fold=0,1"])
+def test_a_variant_that_is_not_possible_is_refused_before_any_training(vary):
+    with pytest.raises(UsageError):
+        read_train_options(vary=vary, fold="0")
+
+
+def test_variants_are_what_the_options_vary():
+    assert variants_of(read_train_options()) == ()
+    assert variants_of(read_train_options(vary=f"{VARY} seed=1,2", fold="0")) == (
+        {"learning_rate": 0.05, "seed": "1"},
+        {"learning_rate": 0.05, "seed": "2"},
+        {"learning_rate": 0.01, "seed": "1"},
+        {"learning_rate": 0.01, "seed": "2"},
+    )
+
+
+# --- labels of a model to start from -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {}),
+        ("a=b", {"a": "b"}),
+        (" a = b , c=d,", {"a": "b", "c": "d"}),
+        ("links ü=rechts", {"links ü": "rechts"}),
+    ],
+)
+def test_labels_are_renamed_from_the_models_name_to_the_datasets(text, expected):
+    assert parse_renamed(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a", "=b", "a=", "a=b=c", "a=b,a=c", "a=c,b=c", "a=b,a=b"])
+def test_other_lists_of_labels_are_refused(text):
+    with pytest.raises(UsageError, match="--map_labels"):
+        parse_renamed(text)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_list_of_labels_or_refused(text):
+    try:
+        names = parse_renamed(text)
+    except UsageError:
+        return
+
+    assert all(old and new for old, new in names.items())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ def run(tmp_path: Path) -> Run:
     folder = RunFolder(tmp_path / "work" / "runs" / "X")
     folder.create(Journal(program_version="0", options={}, dataset_folder="d"))
     folders = Folders(tmp_path / "in", tmp_path / "out", tmp_path / "work")
-    return Run(folder, tmp_path / "in", folders, TrainOptions(), Device("cpu", 0, "CPU", False))
+    device = Device("cpu", 0, "CPU", False)
+    return Run(folder, tmp_path / "in", folders, TrainOptions(), device, store=folder.root)
 
 
 def nothing_expected(*_: object) -> None:
@@ -59,3 +61,16 @@ def test_the_line_of_a_stage_tells_its_time_and_the_expected_one(run, capsys):
     shown = capsys.readouterr().out
     assert "plan" in shown
     assert "expected about 1 min 15 s" in shown
+
+
+def test_later_stages_are_found_when_earlier_ones_are_finished(run):
+    found: list[str] = []
+
+    def tell() -> Iterator[Stage]:
+        yield Stage("count", lambda _: found.extend(["fold 0", "fold 1"]))
+        for name in found:
+            yield Stage(f"train {name}", lambda _: None)
+
+    run_stages(tell(), run, nothing_expected)
+
+    assert list(run.folder.finished_stages()) == ["count", "train fold 0", "train fold 1"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize
 
-__all__ = ["Candidate", "Choice", "choose_candidate", "measuring_limit_s"]
+__all__ = ["Candidate", "Choice", "choose_candidate", "measuring_limit_s", "steps_that_fit"]
 
 MIN_MEASURING_S = 30.0
 MEASURING_SHARE = 0.05  # of the training time
@@ -123,7 +123,7 @@ def choose_candidate(
     while (candidate := _next_to_measure(candidates, asked_s, watch)) is not None:
         watch.take(candidate)
     for candidate in candidates:
-        if _steps(asked_s, watch.forecast_s(candidate)) >= candidate.steps_needed:
+        if steps_that_fit(asked_s, watch.forecast_s(candidate)) >= candidate.steps_needed:
             return _explain(candidates, candidate, asked_s, watch)
     fitting = [each for each in watch.steps_s if math.isfinite(watch.steps_s[each])]
     last = min(fitting or [cheapest], key=lambda candidate: candidate.flops)
@@ -140,7 +140,7 @@ def _next_to_measure(
     for candidate in candidates:
         is_known = candidate in watch.steps_s
         at_best_s = watch.forecast_s(candidate) / (1.0 if is_known else FORECAST_ERROR)
-        if _steps(asked_s, at_best_s) < candidate.steps_needed:
+        if steps_that_fit(asked_s, at_best_s) < candidate.steps_needed:
             continue
         if is_known:
             return None
@@ -149,25 +149,40 @@ def _next_to_measure(
     return None
 
 
-def _steps(asked_s: float, step_s: float) -> int:
+def steps_that_fit(asked_s: float, step_s: float) -> int:
+    """Return how many steps of `step_s` seconds fit into a training of `asked_s` seconds.
+
+    Looks at held-out patches, checkpoints and the loading of data take their share of the time.
+
+    Examples:
+        >>> steps_that_fit(60.0, 0.5), steps_that_fit(60.0, math.inf)
+        (96, 0)
+    """
     return int(STEPPING_SHARE * asked_s / step_s) if step_s > 0 else 0
+
+
+def _is_cut(candidate: Candidate) -> bool:
+    return candidate.size.patch_voxels is not None or candidate.size.voxel_factor > 1
 
 
 def _explain(
     candidates: Sequence[Candidate], chosen: Candidate, asked_s: float, watch: _Stopwatch
 ) -> Choice:
     step_s = watch.forecast_s(chosen)
-    steps = _steps(asked_s, step_s)
+    steps = steps_that_fit(asked_s, step_s)
     minutes = f"{asked_s / 60:g} min"
-    own = next((each for each in candidates if each.size == NNUNET_SIZE), chosen)
+    whole = [each for each in candidates if not _is_cut(each)] or [chosen]
+    # The first may be a larger network, and narrower ones follow where the patch is given.
+    own = [each for each in whole if each.size.width == whole[0].size.width][-1]
     own_s = watch.forecast_s(own)
+    name = "nnU-Net's own plan" if own.size == NNUNET_SIZE else "the whole plan"
     if chosen is own:
-        reason = f"{steps} steps of nnU-Net's own plan fit into {minutes}"
+        reason = f"{steps} steps of {name} fit into {minutes}"
     elif not math.isfinite(own_s):
-        reason = f"nnU-Net's own plan does not fit into the memory; {steps} steps of this one fit"
+        reason = f"{name} does not fit into the memory; {steps} steps of this one fit"
     else:
         reason = (
-            f"about {_steps(asked_s, own_s)} steps of nnU-Net's own plan would fit into "
+            f"about {steps_that_fit(asked_s, own_s)} steps of {name} would fit into "
             f"{minutes}; {steps} of this one do"
         )
     if steps < chosen.steps_needed:

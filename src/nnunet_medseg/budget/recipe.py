@@ -5,11 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Recipe", "choose_recipe"]
+__all__ = ["Recipe", "choose_fine_tuning", "choose_recipe"]
 
 # A tenth of nnU-Net's own training; up to 2,000 steps it was worse or no better (measured,
 # docs/concepts/budget.md). In between nobody has measured.
 MIRRORING_STEPS = 25_000
+
+# Of 0.001 to 0.05 the best on the hippocampus after 100 and after 400 steps (measured, bench/
+# scenarios.py rates); the differences are small.
+FINE_TUNING_RATE = 0.02
+FINE_TUNING_WARM_UP = 0.1
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Recipe:
         schedule: Name of the curve that the rate follows; see `budget.schedule`.
         warm_up_share: Share of the time in which the rate rises, in [0, 1).
         mirroring: Whether patches are mirrored in training, and images in prediction.
-        augmentation: Factor on the probabilities of nnU-Net's augmentations, in [0, 1].
+        augmentation: Factor on the probabilities of nnU-Net's augmentations, in [0, 2].
         oversampling: Share of the patches that are centred on a labelled voxel, in [0, 1].
         averaging: Width of the running average of the weights as a share of the steps so far, in
             (0, 1); 0 for none.
@@ -54,3 +59,16 @@ def choose_recipe(steps: int) -> Recipe:
         (False, True)
     """
     return Recipe(mirroring=steps >= MIRRORING_STEPS)
+
+
+def choose_fine_tuning(steps: int) -> Recipe:
+    """Return the recipe for a number of steps from the weights of a trained model.
+
+    The rate is lower than from scratch, and rises slowly: the first steps on other images and a new
+    head have large gradients, which would undo what the model knows.
+    """
+    return Recipe(
+        peak_rate=FINE_TUNING_RATE,
+        warm_up_share=FINE_TUNING_WARM_UP,
+        mirroring=steps >= MIRRORING_STEPS,
+    )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-__all__ = ["NNUNET_SIZE", "PlanSize", "coarsen", "ladder"]
+__all__ = ["NNUNET_SIZE", "PlanSize", "PlanWish", "coarsen", "ladder", "restrict"]
 
 COARSENING_STEP = 1.03  # as nnU-Net's planner makes its low resolution (2.8.1)
 MAX_RATIO = 2.0
@@ -26,6 +26,7 @@ VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 RESOLVED_OBJECT_VOXELS = 4_000
 DRAWN_OBJECT_VOXELS = 100  # a ball of six voxels across; less is hardly drawn
 MIN_PATCH_VOXELS = 4096
+PLAIN = "plain"
 
 
 @dataclass(frozen=True)
@@ -37,17 +38,40 @@ class PlanSize:
         width: Number of features, as a multiple of nnU-Net's 32 at full resolution.
         patch_voxels: Largest number of voxels of a patch; None leaves it to nnU-Net, which fills
             a GPU of 8 GB.
-        is_residual: Whether the network is nnU-Net's preset M with a residual encoder, in place of
-            its plain U-Net.
+        network: "plain" for nnU-Net's plain U-Net; "resenc_m", "resenc_l" or "resenc_xl" for its
+            presets with a residual encoder.
     """
 
     voxel_factor: float = 1.0
     width: float = 1.0
     patch_voxels: int | None = None
-    is_residual: bool = False
+    network: str = PLAIN
 
 
 NNUNET_SIZE = PlanSize()
+
+
+@dataclass(frozen=True)
+class PlanWish:
+    """What a user asks of a plan; None leaves it to nnU-Net and to the minutes.
+
+    Attributes:
+        configuration: "2d", "3d_fullres" or "3d_lowres".
+        network: "default", "small", "resenc_m", "resenc_l" or "resenc_xl".
+        spacing_mm: Sides of a voxel in mm, in the order of the plan, which puts the axis with the
+            thickest voxels first.
+        patch: Voxels of a patch along each axis, in the order of the plan; two for slices.
+        batch: Patches a step.
+    """
+
+    configuration: str | None = None
+    network: str | None = None
+    spacing_mm: tuple[float, ...] | None = None
+    patch: tuple[int, ...] | None = None
+    batch: int | None = None
+
+
+NO_WISH = PlanWish()
 
 
 def coarsen(spacing_mm: Sequence[float], factor: float) -> tuple[float, ...]:
@@ -107,11 +131,46 @@ def ladder(patch_voxels: int, object_voxels: float) -> list[tuple[PlanSize, int]
         return PlanSize(factor, width, max(MIN_PATCH_VOXELS, int(patch_voxels / factor / parts)))
 
     return [
-        (PlanSize(is_residual=True), RESIDUAL_STEPS),
+        (PlanSize(network="resenc_m"), RESIDUAL_STEPS),
         (NNUNET_SIZE, OWN_STEPS),
         *((cut(factor, parts, 1.0), WIDE_STEPS) for factor, parts in wide),
         *((cut(factor, parts, NARROW), NARROW_STEPS) for factor, parts in narrow),
     ]
+
+
+def restrict(sizes: Sequence[tuple[PlanSize, int]], wish: PlanWish) -> list[tuple[PlanSize, int]]:
+    """Return the sizes that a wish leaves, in the same order.
+
+    Where several become one, it needs as many steps as the least of them.
+
+    Args:
+        sizes: From `ladder`, or nnU-Net's own size alone.
+        wish: What the user asks.
+
+    Examples:
+        >>> restrict([(NNUNET_SIZE, 1000)], PlanWish(network="small"))
+        [(PlanSize(voxel_factor=1.0, width=0.5, patch_voxels=None, network='plain'), 1000)]
+    """
+    left: dict[PlanSize, int] = {}
+    for size, steps in sizes:
+        wished = _as_wished(size, wish)
+        left[wished] = min(steps, left.get(wished, steps))
+    return list(left.items())
+
+
+def _as_wished(size: PlanSize, wish: PlanWish) -> PlanSize:
+    if wish.network == "default":
+        size = replace(size, network=PLAIN, width=1.0)
+    elif wish.network == "small":
+        size = replace(size, network=PLAIN, width=NARROW)
+    elif wish.network is not None:
+        size = replace(size, network=wish.network, width=1.0)
+    if wish.patch is not None:
+        size = replace(size, patch_voxels=None)
+    if wish.spacing_mm is not None or wish.configuration == "3d_lowres":
+        # Low resolution follows from the patch.
+        size = replace(size, voxel_factor=1.0)
+    return size
 
 
 def _factors(largest: float) -> list[float]:

@@ -33,15 +33,13 @@ class ModelParts:
         plans: With the one configuration that was trained.
         description: The dataset.json, without any file name.
         configuration: Its name.
-        fold: "all" or a number.
-        checkpoint: From training.
+        checkpoints: From training, by fold: "all" or a number. Several make an ensemble.
     """
 
     plans: Mapping[str, Any]
     description: Mapping[str, Any]
     configuration: str
-    fold: str
-    checkpoint: Mapping[str, Any]
+    checkpoints: Mapping[str, Mapping[str, Any]]
 
 
 def program_version() -> str:
@@ -65,30 +63,16 @@ def build_model(folder: Path, parts: ModelParts, facts: Mapping[str, Any]) -> Ma
     Returns:
         The manifest, which is written last.
     """
-    # Late: torch must not be imported before its threads are told how to wait (environment.py).
-    from nnunet_medseg.nnunet.weights import write_checkpoint
-
-    fold_folder = folder / f"fold_{parts.fold}"
-    fold_folder.mkdir(parents=True)
+    folder.mkdir(parents=True)
     write_json(folder / "plans.json", dict(parts.plans))
     write_json(folder / "dataset.json", dict(parts.description))
-    axes = parts.checkpoint["mirror_axes"]
-    write_checkpoint(
-        fold_folder / "checkpoint_final.pth",
-        {
-            "network_weights": parts.checkpoint["network_weights"],
-            # A name that every installation of nnU-Net finds.
-            "trainer_name": "nnUNetTrainer",
-            "init_args": {"configuration": parts.configuration},
-            # nnU-Net fails on an empty tuple.
-            "inference_allowed_mirroring_axes": tuple(axes) if axes else None,
-        },
-    )
+    for fold, checkpoint in parts.checkpoints.items():
+        _write_fold(folder / f"fold_{fold}", parts.configuration, checkpoint)
     manifest = Manifest(
         program=f"nnunet-medseg {program_version()}",
         versions=versions(),
         configuration=parts.configuration,
-        stock_command=stock_command(parts.fold, facts["training"].device),
+        stock_command=stock_command(list(parts.checkpoints), facts["training"].device),
         stock_note=STOCK_NOTE,
         files={
             path.relative_to(folder).as_posix(): hash_file(path)
@@ -99,3 +83,22 @@ def build_model(folder: Path, parts: ModelParts, facts: Mapping[str, Any]) -> Ma
     )
     write_manifest(folder, manifest)
     return manifest
+
+
+def _write_fold(folder: Path, configuration: str, checkpoint: Mapping[str, Any]) -> None:
+    # Late: torch must not be imported before its threads are told how to wait (environment.py).
+    from nnunet_medseg.nnunet.weights import write_checkpoint
+
+    folder.mkdir()
+    axes = checkpoint["mirror_axes"]
+    write_checkpoint(
+        folder / "checkpoint_final.pth",
+        {
+            "network_weights": checkpoint["network_weights"],
+            # A name that every installation of nnU-Net finds.
+            "trainer_name": "nnUNetTrainer",
+            "init_args": {"configuration": configuration},
+            # nnU-Net fails on an empty tuple.
+            "inference_allowed_mirroring_axes": tuple(axes) if axes else None,
+        },
+    )

@@ -17,7 +17,7 @@ def find_model(folder: Path) -> Path:
     Raises:
         ModelError: When there is none, or several.
     """
-    fix = "Copy one folder from Output_nnUNet_train there, or name it with --model FOLDER."
+    fix = "Copy one folder from Output_nnUNet_train there, or name its folder."
     if not folder.is_dir():
         problem = f"There is no model: the folder {folder} does not exist."
         raise ModelError(problem, fix=fix)

@@ -5,6 +5,7 @@ It holds no name of a patient, a folder or a machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,9 +15,11 @@ from nnunet_medseg.files import read_json, write_json
 
 __all__ = [
     "MANIFEST_NAME",
+    "ComparedFacts",
     "EvaluationFacts",
     "LabelEntry",
     "Manifest",
+    "PretrainedFacts",
     "SplitFacts",
     "TrainingFacts",
     "read_manifest",
@@ -78,6 +81,30 @@ class TrainingFacts(_Record):
     setbacks: int = 0
 
 
+class ComparedFacts(_Record):
+    """One of several trainings on the same split: mean Dice with its interval of 95 %.
+
+    The p-value is of the paired test against the best, corrected for the number of tests.
+    """
+
+    name: str
+    mean_dice: float | None
+    low: float | None
+    high: float | None
+    p_value: float | None
+    used_s: float | None
+    memory_bytes: float | None
+
+
+class PretrainedFacts(_Record):
+    """What came from the model that the training started from, in numbers of parameters."""
+
+    transferred: int
+    adapted: int
+    initialised: int
+    lines: list[str]
+
+
 class EvaluationFacts(_Record):
     """Dice on whole held-out images; None where nothing was evaluated."""
 
@@ -102,22 +129,25 @@ class Manifest(_Record):
     plan: PlanFacts | None = None
     training: TrainingFacts
     evaluation: EvaluationFacts
+    compared: list[ComparedFacts] = []
+    verdict: str = ""
+    pretrained: PretrainedFacts | None = None
     stock_command: str
     stock_note: str
     parameters: dict[str, str | float | int | bool | None]
     files: dict[str, str]
 
 
-def stock_command(fold: str, device: str) -> str:
+def stock_command(folds: Sequence[str], device: str) -> str:
     """Return the command with which stock nnU-Net uses the model.
 
     Args:
-        fold: "all" or a number.
+        folds: "all", or numbers; several make an ensemble.
         device: "cpu" or "cuda".
     """
     return (
-        f"nnUNetv2_predict_from_modelfolder -i IMAGES -o SEGMENTATIONS -m MODEL -f {fold} "
-        f"-device {device}"
+        "nnUNetv2_predict_from_modelfolder -i IMAGES -o SEGMENTATIONS -m MODEL "
+        f"-f {' '.join(folds)} -device {device}"
     )
 
 

@@ -27,19 +27,17 @@ class Proof:
 
     Attributes:
         model: The model folder.
-        fold: "all" or a number.
         images: The reference case, one file a channel.
         reference: `.npz` with the training process's segmentation of it, as `labels`.
-        tensors: SHA-256 of each tensor, as training wrote it.
+        tensors: SHA-256 of each tensor, as training wrote it, by fold: "all" or a number.
         device: The device the reference was computed on.
         log: Takes what nnU-Net prints.
     """
 
     model: str
-    fold: str
     images: tuple[str, ...]
     reference: str
-    tensors: dict[str, str]
+    tensors: dict[str, dict[str, str]]
     device: Device
     log: str
 
@@ -92,14 +90,15 @@ def _check(proof: Proof) -> tuple[str, float]:
         return "the files are not those of the manifest", 0.0
     if any(hash_file(folder / name) != digest for name, digest in manifest.files.items()):
         return "a file differs from its hash", 0.0
-    checkpoint = read_checkpoint(folder / f"fold_{proof.fold}" / "checkpoint_final.pth")
-    if hash_tensors(checkpoint["network_weights"]) != proof.tensors:
-        return "the weights differ from those of the training", 0.0
+    for fold, tensors in proof.tensors.items():
+        checkpoint = read_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth")
+        if hash_tensors(checkpoint["network_weights"]) != tensors:
+            return "the weights differ from those of the training", 0.0
     with chatter(Path(proof.log)):
         from nnunet_medseg.nnunet.inference import segment_with_stock
 
         images = [Path(image) for image in proof.images]
-        found = segment_with_stock(folder, proof.fold, images, proof.device)
+        found = segment_with_stock(folder, tuple(proof.tensors), images, proof.device)
     with np.load(proof.reference, allow_pickle=False) as stored:
         reference = stored["labels"]
     agreement = float((found == reference).mean()) if found.shape == reference.shape else 0.0

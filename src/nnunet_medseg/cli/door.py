@@ -54,7 +54,7 @@ def through_the_door(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         console.error(
             "Interrupted.",
-            "Nothing is lost: a training or a prediction goes on with the same command.",
+            "Nothing is lost: a training or prediction goes on where it was with the same command.",
         )
         return EXIT_INTERRUPTED
     except MemoryError:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_medseg.cli import check, clean, demo, predict, train
+from nnunet_medseg.cli import check, clean, compare, datasets, demo, forget, predict, train, vary
 from nnunet_medseg.cli.door import Parser, through_the_door
 
 __all__ = ["exe_predict", "exe_train", "main"]
@@ -15,7 +15,11 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "check": check,
+    "compare": compare,
     "demo": demo,
+    "vary": vary,
+    "datasets": datasets,
+    "forget": forget,
     "clean": clean,
 }
 

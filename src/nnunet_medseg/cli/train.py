@@ -10,9 +10,14 @@ from nnunet_medseg import console
 from nnunet_medseg.cli.door import Parser
 from nnunet_medseg.console import duration
 from nnunet_medseg.errors import UsageError
+from nnunet_medseg.workflows.variables import VARIABLES
 
-__all__ = ["HELP", "add_options", "run", "run_beside"]
+__all__ = ["HELP", "add_options", "add_shared", "run", "run_beside", "train_and_tell"]
 
+FOLDS_HELP = (
+    "all; 0 to 4 to hold a part out and measure the model on it; or cv for all five, the time "
+    "shared, and their ensemble; default: all"
+)
 HELP = "train a model on one dataset for a number of minutes"
 
 
@@ -23,23 +28,36 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--delete_input", action="store_true", help="delete the dataset copy after success"
     )
-    _add_shared(parser)
+    add_shared(parser)
+    _add_pretrained(parser)
 
 
-def _add_shared(parser: argparse.ArgumentParser) -> None:
+def add_shared(parser: argparse.ArgumentParser, folds: str = FOLDS_HELP) -> None:
+    """Add the options that every command has which trains.
+
+    Args:
+        parser: Takes them.
+        folds: Help of `-f`.
+    """
     add = parser.add_argument
-    add("-d", "--dataset_name", default="No_Name", metavar="NAME", help="name of the model")
+    add(
+        "-d",
+        "--dataset_name",
+        default="No_Name",
+        metavar="NAME",
+        help="name of the model, and of a kept dataset",
+    )
     add(
         "-l",
         "--label",
-        default="NONE",
+        default=None,
         help="what to segment: a name, a value, NAME=VALUE, or several with commas; "
         "default: every label in the data",
     )
     add(
         "-i",
         "--image_type",
-        default="NONE",
+        default=None,
         metavar="TYPE",
         help="CT, MRI, PET …; several with commas, in channel order; default: from the data",
     )
@@ -48,7 +66,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         "-f",
         "--fold",
         default="all",
-        help="all, or 0 to 4 to hold a part out and measure the model on it; default: all",
+        help=folds,
     )
     add(
         "-e",
@@ -62,8 +80,8 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add(
         "--plan",
         default="auto",
-        help="auto: voxels, patch and network as large as the minutes allow; default: as nnU-Net "
-        "plans them; default: auto",
+        help="auto, for voxels, patch and network as large as the minutes allow, or default, for "
+        "those that nnU-Net plans; without it: auto",
     )
     add("--work_dir", default=None, metavar="FOLDER", help="folder for work in progress")
     add("--resume", action="store_true", help="go on with an unfinished run as it began")
@@ -74,14 +92,45 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         help="evaluate every held-out case, however long it takes",
     )
     add("--no_key", action="store_true", help="write no table of case names and your folders")
+    add(
+        "--keep_dataset",
+        action="store_true",
+        help="keep the dataset, prepared, under its name: with an empty input folder -d NAME "
+        "trains on it again",
+    )
+    group = parser.add_argument_group(
+        "parameters of nnU-Net", "chosen for the dataset and the minutes unless they are given"
+    )
+    for name, variable in VARIABLES.items():
+        group.add_argument(
+            f"--{name}", metavar="VALUE", help=f"{variable.meaning}; {variable.allowed}"
+        )
+
+
+def _add_pretrained(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("start from a trained model")
+    group.add_argument(
+        "--pretrained",
+        metavar="MODEL",
+        help="folder, zip or checkpoint of a model of this program or of stock nnU-Net v2",
+    )
+    group.add_argument(
+        "--map_labels",
+        metavar="OLD=NEW",
+        help="which label of the model is which here, with commas between",
+    )
+    group.add_argument(
+        "--against_scratch",
+        action="store_true",
+        help="train from scratch for as many minutes again, and compare on held-out patients",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Run `medseg train`."""
     work = Path(options.work_dir or ".medseg")
-    return _train(
-        options, Path(options.input), Path(options.output), work, delete=options.delete_input
-    )
+    places = (Path(options.input), Path(options.output), work)
+    return train_and_tell(options, places, delete=options.delete_input)
 
 
 def run_beside(root: Path, arguments: Sequence[str]) -> int:
@@ -89,19 +138,33 @@ def run_beside(root: Path, arguments: Sequence[str]) -> int:
     parser = Parser(
         prog="exe_train.py", description=f"Copy one dataset into {INPUT}; then: {HELP}."
     )
-    _add_shared(parser)
+    add_shared(parser)
+    _add_pretrained(parser)
     options = parser.parse_args(list(arguments))
+    if options.pretrained is not None and not Path(options.pretrained).exists():
+        # As the folder beside the command, from any current folder.
+        options.pretrained = str(root / options.pretrained)
     source, work = root / INPUT, Path(options.work_dir or root / ".medseg")
     source.mkdir(exist_ok=True)
-    return _train(options, source, root / OUTPUT, work, delete=True)
+    return train_and_tell(options, (source, root / OUTPUT, work), delete=True)
 
 
 INPUT, OUTPUT = "Input_nnUNet_train", "Output_nnUNet_train"
+# Options that are called otherwise on the command line, and those that are not of the training.
+FIELDS = {"time": "minutes", "image_extension": "extension"}
+NOT_OF_TRAINING = {"input", "output", "work_dir", "no_key", "run"}
 
 
-def _train(
-    options: argparse.Namespace, source: Path, output: Path, work: Path, *, delete: bool
+def train_and_tell(
+    options: argparse.Namespace, places: tuple[Path, Path, Path], *, delete: bool
 ) -> int:
+    """Train with the options of a command line, and tell where the model is; return the status.
+
+    Args:
+        options: As `add_shared` defines them.
+        places: The input, the output and the work folder.
+        delete: Whether the dataset copy is deleted after success.
+    """
     if options.resume and options.fresh:
         problem = "--resume and --fresh contradict each other."
         raise UsageError(problem, fix="Use one of them.")
@@ -109,25 +172,13 @@ def _train(
     from nnunet_medseg.report.summary import quality_line
     from nnunet_medseg.workflows.train import train
 
-    result = train(
-        source,
-        output,
-        work,
-        resume=options.resume,
-        fresh=options.fresh,
-        dataset_name=options.dataset_name,
-        label=options.label,
-        image_type=options.image_type,
-        minutes=options.time,
-        fold=options.fold,
-        extension=options.image_extension,
-        device=options.device,
-        seed=options.seed,
-        plan=options.plan,
-        evaluate_all=options.evaluate_all,
-        key=not options.no_key,
-        delete_input=delete,
-    )
+    asked = {FIELDS.get(name, name): value for name, value in vars(options).items()}
+    asked |= {"delete_input": delete, "key": not options.no_key}
+    # What is not given is chosen, or as it was with a kept dataset.
+    given = {name: value for name, value in asked.items() if value is not None}
+    for name in NOT_OF_TRAINING & given.keys():
+        del given[name]
+    result = train(*places, **given)
     training = result.manifest.training
     console.heading(f"The model is in {result.folder}")
     console.detail(f"{result.folder / 'model'} may be given away; the rest stays in the house")

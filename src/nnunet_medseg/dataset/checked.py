@@ -10,15 +10,18 @@ from typing import Any
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding
 from nnunet_medseg.dataset.channels import ChannelPlan, choose_channels
-from nnunet_medseg.dataset.checks import CaseFacts, inspect_cases, judge_dataset
+from nnunet_medseg.dataset.checks import CaseFacts, Inspection, inspect_cases, judge_dataset
+from nnunet_medseg.dataset.inspected import facts_from_json
 from nnunet_medseg.dataset.labels import Label, LabelMap, LabelWish, resolve_labels
-from nnunet_medseg.dataset.splits import Split, split_cases
+from nnunet_medseg.dataset.splits import Split, split_folds
 from nnunet_medseg.errors import DatasetError, UserError
 from nnunet_medseg.files import read_json, write_json
 
-__all__ = ["Checked", "Wishes", "check_dataset", "load_checked", "save_checked"]
+__all__ = ["Checked", "Inspector", "Wishes", "check_dataset", "load_checked", "save_checked"]
 
 MAX_SHOWN_VALUES = 10
+
+Inspector = Callable[[Sequence[Case], Callable[[int], None]], list[Inspection]]
 
 
 @dataclass(frozen=True)
@@ -40,14 +43,24 @@ class Checked:
         facts: One a case, in the same order.
         labels: What to segment.
         channels: Channel names in training order.
-        split: Who trains and who is evaluated.
+        folds: Who trains and who is evaluated, for each fold that is to be trained.
     """
 
     cases: tuple[Case, ...]
     facts: tuple[CaseFacts, ...]
     labels: LabelMap
     channels: tuple[str, ...]
-    split: Split
+    folds: dict[str, Split]
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """Names of the cases that are evaluated in some fold, each once."""
+        return tuple(name for split in self.folds.values() for name in split.evaluate)
+
+    @property
+    def open_to_training(self) -> tuple[str, ...]:
+        """Names of the cases that may be trained on: all but those marked as held out."""
+        return tuple(case.name for case in self.cases if not case.is_held_out)
 
     @property
     def megavoxels(self) -> float:
@@ -74,7 +87,10 @@ class CheckOutcome:
 
 
 def check_dataset(
-    dataset: Dataset, wishes: Wishes, on_case: Callable[[int], None] = lambda _: None
+    dataset: Dataset,
+    wishes: Wishes,
+    on_case: Callable[[int], None] = lambda _: None,
+    inspect: Inspector = inspect_cases,
 ) -> CheckOutcome:
     """Find all problems of a dataset, and settle labels, channels and split.
 
@@ -82,11 +98,12 @@ def check_dataset(
         dataset: From `read_dataset`.
         wishes: What the user asks.
         on_case: Called with the number of cases that are done.
+        inspect: Reads the cases; one that remembers what it has read may stand in.
     """
     if not dataset.cases and not dataset.findings:
         problem = f"There is no case in {dataset.folder} ({dataset.layout})."
         raise DatasetError(problem, fix="Copy the images and label maps into it.")
-    inspections = inspect_cases(dataset.cases, on_case)
+    inspections = inspect(dataset.cases, on_case)
     facts = [item.facts for item in inspections if item.facts is not None]
     findings = list(dataset.findings)
     findings += [finding for item in inspections for finding in item.findings]
@@ -128,10 +145,11 @@ def _settle(dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]) -> tup
     by_value = {value: found[value] for value in sorted(found)}
     labels = resolve_labels(wishes.labels, by_value, dataset.label_names)
     channels = choose_channels(wishes.image_types, dataset.channels, facts)
-    split = split_cases(dataset.cases, wishes.fold, wishes.seed)
+    folds = split_folds(dataset.cases, wishes.fold, wishes.seed)
     cases, ordered = _in_order(dataset.cases, facts, channels)
-    _require_foreground(ordered, labels, split)
-    return Checked(cases, ordered, labels, channels.names, split), channels.reason
+    for split in folds.values():
+        _require_foreground(ordered, labels, split)
+    return Checked(cases, ordered, labels, channels.names, folds), channels.reason
 
 
 def _require_foreground(facts: Sequence[CaseFacts], labels: LabelMap, split: Split) -> None:
@@ -190,25 +208,16 @@ def load_checked(path: Path) -> Checked:
     content = read_json(path)
     return Checked(
         cases=tuple(_case(item) for item in content["cases"]),
-        facts=tuple(_facts(item) for item in content["facts"]),
+        facts=tuple(facts_from_json(item) for item in content["facts"]),
         labels=tuple(Label(**item) for item in content["labels"]),
         channels=tuple(content["channels"]),
-        split=Split(tuple(content["split"]["train"]), tuple(content["split"]["evaluate"])),
+        folds={
+            fold: Split(tuple(split["train"]), tuple(split["evaluate"]))
+            for fold, split in content["folds"].items()
+        },
     )
 
 
 def _case(item: dict[str, Any]) -> Case:
     images = tuple(Path(image) for image in item["images"])
     return Case(item["name"], item["source"], images, Path(item["label"]), item["is_held_out"])
-
-
-def _facts(item: dict[str, Any]) -> CaseFacts:
-    return CaseFacts(
-        name=item["name"],
-        shape=tuple(item["shape"]),
-        spacing_mm=tuple(item["spacing_mm"]),
-        value_ranges=tuple((low, high) for low, high in item["value_ranges"]),
-        label_voxels={int(value): count for value, count in item["label_voxels"].items()},
-        shifted_files=tuple(item["shifted_files"]),
-        content=item["content"],
-    )

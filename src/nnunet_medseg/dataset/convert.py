@@ -36,14 +36,12 @@ class ConversionJob:
         facts: What the check found.
         labels: The labels to train.
         raw: The folder of raw datasets.
-        part: "train" or "evaluate".
     """
 
     case: Case
     facts: CaseFacts
     labels: LabelMap
     raw: Path
-    part: str
 
 
 def convert_cases(
@@ -59,8 +57,8 @@ def convert_cases(
         Number of files that had to be written; all others are links.
     """
     for job in jobs:
-        image_path(job.raw, job.part, job.case.name, 0).parent.mkdir(parents=True, exist_ok=True)
-        label_path(job.raw, job.part, job.case.name).parent.mkdir(parents=True, exist_ok=True)
+        image_path(job.raw, job.case.name, 0).parent.mkdir(parents=True, exist_ok=True)
+        label_path(job.raw, job.case.name).parent.mkdir(parents=True, exist_ok=True)
     to_write = [job for job in jobs if any(_must_write(job))]
     largest = max((float(np.prod(job.facts.shape)) for job in to_write), default=0.0)
     # Few files are not worth a worker's start.
@@ -87,12 +85,12 @@ def convert_case(job: ConversionJob) -> None:
     """Link or write the files of one case."""
     *write_images, write_label = _must_write(job)
     for channel, (path, must_write) in enumerate(zip(job.case.images, write_images, strict=True)):
-        target = image_path(job.raw, job.part, job.case.name, channel)
+        target = image_path(job.raw, job.case.name, channel)
         if must_write:
             _write(target, path, job.case.images[0], None)
         else:
             _link(target, path)
-    target = label_path(job.raw, job.part, job.case.name)
+    target = label_path(job.raw, job.case.name)
     if write_label:
         _write(target, job.case.label, job.case.images[0], job.labels)
     else:

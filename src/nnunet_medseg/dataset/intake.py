@@ -12,7 +12,13 @@ from nnunet_medseg.dataset.layouts.listing import all_images, is_litter, subfold
 from nnunet_medseg.errors import DatasetError, FolderError, UsageError
 from nnunet_medseg.volume import EXTENSIONS, extension_of
 
-__all__ = ["DEFAULT_EXTENSION", "check_extension", "find_dataset", "read_dataset"]
+__all__ = [
+    "DEFAULT_EXTENSION",
+    "check_extension",
+    "find_dataset",
+    "holds_nothing",
+    "read_dataset",
+]
 
 DEFAULT_EXTENSION = ".nii.gz"
 # Asked in this order: the more particular convention first.
@@ -41,6 +47,11 @@ def check_extension(text: str) -> str:
     return extension
 
 
+def holds_nothing(folder: Path) -> bool:
+    """Tell whether an input folder is missing or empty, but for what systems leave in folders."""
+    return not folder.is_dir() or all(is_litter(path) for path in folder.iterdir())
+
+
 def find_dataset(folder: Path) -> Path:
     """Return the folder of the one dataset in an input folder.
 
@@ -54,7 +65,7 @@ def find_dataset(folder: Path) -> Path:
     if not folder.is_dir():
         problem = f"The input folder {folder} does not exist."
         raise FolderError(problem, fix=f"Create it and copy a dataset into it. {CONVENTIONS}")
-    if all(is_litter(path) for path in folder.iterdir()):
+    if holds_nothing(folder):
         problem = f"The input folder {folder} is empty."
         raise DatasetError(problem, fix=CONVENTIONS)
     if _layout_of(folder) is not None:

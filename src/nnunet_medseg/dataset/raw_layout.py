@@ -27,7 +27,7 @@ __all__ = [
 FILE_ENDING = ".nii.gz"
 # Brings every 3D image to RAS and segmentations back; nnU-Net's default ignores directions.
 READER = "SimpleITKIOWithReorient"
-FOLDERS = {"train": ("imagesTr", "labelsTr"), "evaluate": ("imagesTs", "labelsTs")}
+IMAGES, LABELS = "imagesTr", "labelsTr"
 
 
 @dataclass(frozen=True)
@@ -112,40 +112,46 @@ def _reserved(value: int) -> Finding:
     return Finding("error", "", "label kind", message, fix)
 
 
-def image_path(raw: Path, part: str, case: str, channel: int) -> Path:
-    """Return the file of a channel of a case; `part` is "train" or "evaluate"."""
-    return raw / DATASET_NAME / FOLDERS[part][0] / f"{case}_{channel:04d}{FILE_ENDING}"
+def image_path(raw: Path, case: str, channel: int) -> Path:
+    """Return the file of a channel of a case."""
+    return raw / DATASET_NAME / IMAGES / f"{case}_{channel:04d}{FILE_ENDING}"
 
 
-def label_path(raw: Path, part: str, case: str) -> Path:
-    """Return the file of the label map of a case; `part` is "train" or "evaluate"."""
-    return raw / DATASET_NAME / FOLDERS[part][1] / f"{case}{FILE_ENDING}"
+def label_path(raw: Path, case: str) -> Path:
+    """Return the file of the label map of a case."""
+    return raw / DATASET_NAME / LABELS / f"{case}{FILE_ENDING}"
 
 
 def write_description(
-    raw: Path, labels: LabelMap, channels: tuple[str, ...], train: tuple[str, ...]
+    raw: Path, labels: LabelMap, channels: tuple[str, ...], planned: tuple[str, ...]
 ) -> None:
     """Write the dataset.json that nnU-Net reads, with every file named in it.
 
     The list of files spares nnU-Net a search with twelve processes.
+
+    Args:
+        raw: The folder of raw datasets.
+        labels: What to segment.
+        channels: Channel names in training order.
+        planned: Names of the cases that the plans are made for.
     """
     base = raw / DATASET_NAME
     files = {
         case: {
             "images": [
-                image_path(raw, "train", case, number).relative_to(base).as_posix()
+                image_path(raw, case, number).relative_to(base).as_posix()
                 for number in range(len(channels))
             ],
-            "label": label_path(raw, "train", case).relative_to(base).as_posix(),
+            "label": label_path(raw, case).relative_to(base).as_posix(),
         }
-        for case in train
+        for case in planned
     }
     write_json(
         base / "dataset.json",
         {
             "channel_names": {str(number): name for number, name in enumerate(channels)},
             "labels": {"background": 0} | {label.name: label.index for label in labels},
-            "numTraining": len(train),
+            "numTraining": len(planned),
             "file_ending": FILE_ENDING,
             "overwrite_image_reader_writer": READER,
             "dataset": files,
@@ -153,9 +159,9 @@ def write_description(
     )
 
 
-def read_cases(raw: Path, part: str) -> tuple[RawCase, ...]:
-    """List the converted cases of "train" or "evaluate", sorted by name."""
-    images, labels = (raw / DATASET_NAME / folder for folder in FOLDERS[part])
+def read_cases(raw: Path) -> tuple[RawCase, ...]:
+    """List the converted cases, sorted by name."""
+    images, labels = (raw / DATASET_NAME / folder for folder in (IMAGES, LABELS))
     cases = []
     for label in sorted(labels.glob(f"*{FILE_ENDING}")):
         name = label.name[: -len(FILE_ENDING)]

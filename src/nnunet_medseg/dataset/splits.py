@@ -1,7 +1,8 @@
 """Who trains and who is evaluated: splits by patient.
 
 With patients marked as held out, these are evaluated and all others train. Without them, `all`
-trains on every patient and evaluates nobody, and a number picks one of at most five seeded folds.
+trains on every patient and evaluates nobody, a number picks one of at most five seeded folds, and
+`cv` (cross-validation) takes them all, so that every patient is evaluated once.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import numpy as np
 from nnunet_medseg.dataset.case import Case
 from nnunet_medseg.errors import DatasetError, UsageError
 
-__all__ = ["FOLDS", "Split", "check_fold", "split_cases"]
+__all__ = ["FOLDS", "Split", "check_fold", "split_cases", "split_folds"]
 
 MAX_FOLDS = 5  # as nnU-Net; crossval_split.py of 2.8.1
-FOLDS = ("all", *(str(number) for number in range(MAX_FOLDS)))
+FOLDS = ("all", *(str(number) for number in range(MAX_FOLDS)), "cv")
 
 
 @dataclass(frozen=True)
@@ -35,17 +36,45 @@ def check_fold(text: str) -> str:
         UsageError: When there is no such fold.
     """
     fold = text.strip().lower()
-    if fold == "cv":
-        problem = "-f cv (all folds in one command) is not available in this version."
-        raise UsageError(problem, fix="Train the folds one by one with -f 0 to -f 4.")
     if fold not in FOLDS:
         problem = f"-f {text} is not a fold."
-        raise UsageError(problem, fix="Use all, or a number from 0 to 4.")
+        raise UsageError(problem, fix="Use all, cv, or a number from 0 to 4.")
     return fold
 
 
+def split_folds(cases: Sequence[Case], fold: str, seed: int) -> dict[str, Split]:
+    """Return the split of each fold that is to be trained, by the name of the fold.
+
+    Args:
+        cases: All cases, one a patient.
+        fold: "all", "0" … "4", or "cv" for as many folds as there are.
+        seed: Decides the folds.
+
+    Raises:
+        DatasetError: When the fold does not exist for these cases, or nobody is left to train.
+    """
+    if fold != "cv":
+        return {fold: split_cases(cases, fold, seed)}
+    others = [case for case in cases if not case.is_held_out]
+    if len(others) < len(cases) or len(others) < 2:
+        raise _no_folds(len(cases) - len(others))
+    number = min(MAX_FOLDS, len(cases))
+    return {str(place): split_cases(cases, str(place), seed) for place in range(number)}
+
+
+def _no_folds(held_out: int) -> DatasetError:
+    if not held_out:
+        problem = "-f cv: one patient cannot be split into folds."
+        return DatasetError(problem, fix="Use -f all, or add patients.")
+    problem = (
+        f"-f cv does not go with this dataset: {held_out} patients are marked for validation "
+        "(their label map is called validate), so there is one split only."
+    )
+    return DatasetError(problem, fix="Use -f 0; or rename validate to train to use folds.")
+
+
 def split_cases(cases: Sequence[Case], fold: str, seed: int) -> Split:
-    """Split the cases.
+    """Split the cases for one fold.
 
     Args:
         cases: All cases, one a patient.

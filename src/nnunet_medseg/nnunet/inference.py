@@ -20,7 +20,7 @@ from nnunet_medseg.hardware import Device
 from nnunet_medseg.nnunet.plans import check_description, check_plans
 from nnunet_medseg.nnunet.weights import read_checkpoint
 
-__all__ = ["Model", "Segmenter", "read_model", "read_truth", "segment_with_stock"]
+__all__ = ["Model", "Segmenter", "check_shapes", "read_model", "segment_with_stock"]
 
 AXES = (0, 1, 2)  # that a prediction may mirror along
 
@@ -110,7 +110,7 @@ class Segmenter:
             skeleton = nnUNetTrainer.build_network_architecture(
                 *arguments, enable_deep_supervision=False
             )
-        _check_shapes(skeleton, model.weights)
+        check_shapes(skeleton, model.weights)
         network = nnUNetTrainer.build_network_architecture(
             *arguments, enable_deep_supervision=False
         )
@@ -142,8 +142,18 @@ class Segmenter:
         with self._autocast:
             return np.asarray(self._predictor.predict_single_npy_array(array, properties))
 
+    def read_truth(self, path: Path) -> np.ndarray[Any, Any]:
+        """Read a label map as `segment` returns one: `(z, y, x)`, in the reader's orientation."""
+        array, _ = self._reader.read_seg(str(path))
+        return np.asarray(array[0]).astype(np.int32)
 
-def _check_shapes(network: torch.nn.Module, weights: Sequence[dict[str, torch.Tensor]]) -> None:
+
+def check_shapes(network: torch.nn.Module, weights: Sequence[dict[str, torch.Tensor]]) -> None:
+    """Refuse weights whose names or shapes are not those of a network, which may be on meta.
+
+    Raises:
+        ModelError: When they differ.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     for state in weights:
         if {name: tuple(tensor.shape) for name, tensor in state.items()} != expected:
@@ -151,22 +161,14 @@ def _check_shapes(network: torch.nn.Module, weights: Sequence[dict[str, torch.Te
             raise ModelError(problem, fix="Copy the whole model folder again.")
 
 
-def read_truth(path: Path) -> np.ndarray[Any, Any]:
-    """Read a label map as `Segmenter.segment` returns one: `(z, y, x)`, reoriented to RAS."""
-    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
-
-    array, _ = SimpleITKIOWithReorient().read_seg(str(path))
-    return np.asarray(array[0]).astype(np.int32)
-
-
 def segment_with_stock(
-    folder: Path, fold: str, images: Sequence[Path], device: Device
+    folder: Path, folds: Sequence[str], images: Sequence[Path], device: Device
 ) -> np.ndarray[Any, Any]:
     """Segment one case as stock nnU-Net does from a model folder, with all of its own code.
 
     Args:
         folder: The model folder.
-        fold: "all" or a number.
+        folds: "all", or numbers; several are an ensemble.
         images: One file a channel.
         device: Where to compute.
     """
@@ -174,8 +176,8 @@ def segment_with_stock(
         torch.device(device.kind, device.index) if device.kind == "cuda" else torch.device("cpu")
     )
     predictor = nnUNetPredictor(device=place, allow_tqdm=False)
-    folds = (fold if fold == "all" else int(fold),)
-    predictor.initialize_from_trained_model_folder(str(folder), folds, "checkpoint_final.pth")
+    numbers = tuple(fold if fold == "all" else int(fold) for fold in folds)
+    predictor.initialize_from_trained_model_folder(str(folder), numbers, "checkpoint_final.pth")
     reader = predictor.plans_manager.image_reader_writer_class()
     array, properties = reader.read_images([str(path) for path in images])
     return np.asarray(predictor.predict_single_npy_array(array, properties))

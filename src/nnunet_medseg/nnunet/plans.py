@@ -85,7 +85,7 @@ def check_plans(plans: Mapping[str, Any], configuration: str) -> None:
             _one_of("normalization_schemes", scheme, NORMALIZATIONS)
         _check_sizes(chosen)
         _check_architecture(chosen["architecture"], len(chosen["patch_size"]))
-    except (KeyError, TypeError, AttributeError, ValueError) as cause:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as cause:
         raise _refused("a missing or malformed entry", str(cause)) from cause
 
 

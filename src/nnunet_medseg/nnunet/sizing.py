@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nnunet_medseg.budget.fit import Candidate, Choice, choose_candidate
-from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize, ladder
+from nnunet_medseg.budget.size import (
+    NNUNET_SIZE,
+    NO_WISH,
+    PLAIN,
+    PlanSize,
+    PlanWish,
+    ladder,
+    restrict,
+)
+from nnunet_medseg.errors import UsageError
 from nnunet_medseg.nnunet.planner import PatchTooSmallError
 from nnunet_medseg.nnunet.planning import make_plans
 from nnunet_medseg.nnunet.probe import count_flops, measure_step
 from nnunet_medseg.nnunet.trainer import TrainingSetup
 
-__all__ = ["Sized", "plan_for_time"]
+__all__ = ["PlanTask", "Sized", "plan_for_time"]
 
 MIN_BATCH = 2  # of nnU-Net's planner
 MIN_STAGES = 3  # nnU-Net's loss leaves the coarsest output out, and the one before it needs another
@@ -29,59 +38,101 @@ class Sized:
     choice: Choice
 
 
-def plan_for_time(
-    dataset: str,
-    description: dict[str, Any],
-    setup: TrainingSetup,
-    object_mm3: float | None,
-    *,
-    on_measured: Callable[[str, float], None] = lambda *_: None,
-) -> Sized:
-    """Plan a dataset so that enough steps fit into the training.
+@dataclass(frozen=True)
+class PlanTask:
+    """What is to be planned.
 
-    Args:
+    Attributes:
         dataset: Name of the raw dataset, whose folders nnU-Net finds in its environment.
         description: The dataset.json.
         setup: Of the training; device, duration and recipe matter here.
         object_mm3: Typical size of the smallest labelled objects; None for nnU-Net's own plan.
-        on_measured: Called with the name of a candidate and its seconds a step.
+        wish: What the user asks.
+        known: Seconds a step by name of candidate, as measured earlier; new ones are added.
     """
-    made = _make_candidates(dataset, description, object_mm3)
+
+    dataset: str
+    description: dict[str, Any]
+    setup: TrainingSetup
+    object_mm3: float | None
+    wish: PlanWish = NO_WISH
+    known: dict[str, float] = field(default_factory=dict)
+
+
+def plan_for_time(
+    task: PlanTask, on_measured: Callable[[str, float], None] = lambda *_: None
+) -> Sized:
+    """Plan a dataset so that enough steps fit into the training.
+
+    Args:
+        task: What is to be planned.
+        on_measured: Called with the name of a candidate and its seconds a step.
+
+    Raises:
+        UsageError: When what the user asks of the plan is not possible for the dataset.
+    """
+    made = _make_candidates(task)
 
     def measure(candidate: Candidate) -> float:
-        plans, configuration = made[candidate]
-        step_s = measure_step(plans, configuration, description, setup)
-        on_measured(candidate.name, step_s)
-        return step_s
+        if candidate.name not in task.known:
+            step_s = measure_step(*made[candidate], task.description, task.setup)
+            task.known[candidate.name] = step_s
+        on_measured(candidate.name, task.known[candidate.name])
+        return task.known[candidate.name]
 
-    choice = choose_candidate(list(made), setup.asked_s, measure)
+    choice = choose_candidate(list(made), task.setup.asked_s, measure)
     return Sized(*made[choice.candidate], choice)
 
 
-def _make_candidates(
-    dataset: str, description: dict[str, Any], object_mm3: float | None
-) -> dict[Candidate, tuple[dict[str, Any], str]]:
-    own = make_plans(dataset, NNUNET_SIZE)
+def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], str]]:
+    # What a machine has room for does not follow from the patch and the batch that are asked for.
+    unbound = replace(task.wish, patch=None, batch=None)
+    own = make_plans(task.dataset, restrict([(NNUNET_SIZE, 0)], unbound)[0][0], unbound)
     ((_, chosen),) = own[0]["configurations"].items()
     # In 2D a batch is many small patches; of what fits a patch, the planner makes a batch again.
-    patch_voxels = math.prod(chosen["patch_size"]) * chosen["batch_size"] // MIN_BATCH
-    steps_down = [(NNUNET_SIZE, 0)]
-    if object_mm3 is not None:
-        steps_down = ladder(patch_voxels, object_mm3 / _voxel_mm3(*own))
+    room_voxels = math.prod(chosen["patch_size"]) * chosen["batch_size"]
+    wish = _with_batch(task.wish, len(chosen["patch_size"]), room_voxels)
+    sizes = [(NNUNET_SIZE, 0)]
+    if task.object_mm3 is not None:
+        object_voxels = task.object_mm3 / _voxel_mm3(*own)
+        # Voxels of a given size do not grow.
+        is_fixed = wish.spacing_mm is not None or wish.configuration == "3d_lowres"
+        sizes = ladder(room_voxels // MIN_BATCH, 0.0 if is_fixed else object_voxels)
     made: dict[Candidate, tuple[dict[str, Any], str]] = {}
-    for size, steps_needed in steps_down:
+    for size, steps_needed in restrict(sizes, wish):
         try:
-            plans, configuration = own if size == NNUNET_SIZE else make_plans(dataset, size)
+            plans, configuration = make_plans(task.dataset, size, wish)
         except PatchTooSmallError:
             continue
         network = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
-        if size != NNUNET_SIZE and network["n_stages"] < MIN_STAGES:
+        is_own = size == NNUNET_SIZE and wish.patch is None
+        if not is_own and network["n_stages"] < MIN_STAGES:
             continue
-        flops = count_flops(plans, configuration, description)
+        flops = count_flops(plans, configuration, task.description)
         name = _describe(plans["configurations"][configuration], size)
         # Two sizes may lead to the same patch; the first is preferred.
         if name not in {candidate.name for candidate in made}:
             made[Candidate(size, flops, steps_needed, name)] = (plans, configuration)
+    return _require_any(made)
+
+
+def _with_batch(wish: PlanWish, axes: int, room_voxels: int) -> PlanWish:
+    """Return the wish with as many patches a step as nnU-Net's own plan has room for."""
+    if wish.patch is None:
+        return wish
+    if len(wish.patch) != axes:
+        problem = f"--patch_size has {len(wish.patch)} sides, and the configuration has {axes}."
+        raise UsageError(problem, fix="Give as many as the plan has; 2d has two.")
+    fitting = max(MIN_BATCH, room_voxels // math.prod(wish.patch))
+    return wish if wish.batch is not None else replace(wish, batch=fitting)
+
+
+def _require_any(
+    made: dict[Candidate, tuple[dict[str, Any], str]],
+) -> dict[Candidate, tuple[dict[str, Any], str]]:
+    if not made:
+        problem = "--patch_size is too small for a network of three stages."
+        raise UsageError(problem, fix="Give longer sides, or leave --patch_size out.")
     return made
 
 
@@ -97,6 +148,6 @@ def _describe(configuration: dict[str, Any], size: PlanSize) -> str:
     spacing = " x ".join(f"{float(side):.3g}" for side in configuration["spacing"])
     patch = " x ".join(str(int(side)) for side in configuration["patch_size"])
     width = "" if size.width == 1 else f", {size.width:g} of the width"
-    kind = ", residual encoder" if size.is_residual else ""
+    kind = "" if size.network == PLAIN else f", residual encoder {size.network[7:].upper()}"
     batch = configuration["batch_size"]
     return f"spacing {spacing} mm, patch {patch}, batch {batch}{width}{kind}"

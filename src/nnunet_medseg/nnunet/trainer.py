@@ -84,6 +84,9 @@ class TrainingSetup:
         history: File that takes one JSON line an epoch.
         log: File that takes what nnU-Net has to say.
         recipe: Optimizer, rates, augmentation and averaging.
+        prepared: Folder of the preprocessed cases.
+        start: Checkpoint with the weights to start from; None starts from random ones.
+        sharing: How many trainings share what the user gave with -t.
         compiled: Whether the network is compiled first.
     """
 
@@ -96,6 +99,9 @@ class TrainingSetup:
     history: Path
     log: Path
     recipe: Recipe
+    prepared: Path
+    start: Path | None = None
+    sharing: int = 1
     compiled: bool = False
 
 
@@ -330,10 +336,13 @@ class BudgetedTrainer(nnUNetTrainer):
 
     def _require_enough_time(self, step_s: float) -> None:
         if self.progress.iterations + self.clock.left_s / step_s < MIN_ITERATIONS:
-            needed = 1.5 * (self.clock.used_s + MIN_ITERATIONS * step_s) / 60
+            sharing = self.setup.sharing
+            needed = 1.5 * sharing * (self.clock.used_s + MIN_ITERATIONS * step_s) / 60
+            shared = f" for {sharing} trainings" if sharing > 1 else ""
             problem = (
-                f"-t {self.setup.asked_s / 60:g} is too short: an iteration takes {step_s:.2f} s "
-                f"on this machine just now, and fewer than {MIN_ITERATIONS} do not make a model."
+                f"-t {sharing * self.setup.asked_s / 60:g} is too short{shared}: an iteration "
+                f"takes {step_s:.2f} s on this machine just now, and fewer than {MIN_ITERATIONS} "
+                "do not make a model."
             )
             fix = f"Use -t {math.ceil(needed * 10) / 10:g} at least; ten times that is sensible."
             raise BudgetError(problem, fix=fix)
@@ -540,6 +549,9 @@ class BudgetedTrainer(nnUNetTrainer):
         nnU-Net also copies files and plots the network here, which nobody would see.
         """
         self.prepare_network()
+        if self.setup.start is not None:
+            weights = read_checkpoint(self.setup.start)["network_weights"]
+            self._bare_network().load_state_dict(weights)
         if self.setup.checkpoint.is_file():
             # Loading takes time that the clock already counts.
             started_s = self.clock.used_s
@@ -621,7 +633,7 @@ class BudgetedTrainer(nnUNetTrainer):
     def _loader(
         self, kind: type[Any], cases: tuple[str, ...], cut: Any, transforms: Any
     ) -> nnUNetDataLoader:
-        dataset = PreprocessedCases(self.preprocessed_dataset_folder, list(cases))
+        dataset = PreprocessedCases(str(self.setup.prepared), list(cases))
         # Where workers are not forked, each would get a copy of its own.
         if kind is SafeLoader and multiprocessing.get_start_method() == "fork":
             in_time_bytes = UNPACKING_SHARE * self.setup.asked_s * UNPACKED_BYTES_A_S

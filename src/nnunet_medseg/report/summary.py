@@ -75,13 +75,15 @@ def write_summary(
         f"            on {training.device} in {training.precision}, seed {training.seed}, "
         f"configuration {manifest.configuration}",
         *_plan_lines(manifest),
+        *_start_lines(manifest),
         f"Patients    {manifest.split.train_cases} trained, {manifest.split.held_out_cases} held "
         f"out (fold {manifest.split.fold})",
         f"Images      {', '.join(manifest.channels)}",
         "Labels      " + ", ".join(f"{label.name} = {label.value}" for label in manifest.labels),
         "",
+        *_comparison_lines(manifest),
         "Time of each stage",
-        *(f"  {name:<11}{duration(seconds):>12}" for name, seconds in stage_seconds.items()),
+        *(f"  {name:<20}{duration(seconds):>12}" for name, seconds in stage_seconds.items()),
         "",
         "Findings of the check",
         *(f"  {finding}" for finding in findings or ["none"]),
@@ -105,6 +107,23 @@ def _plan_lines(manifest: Manifest) -> list[str]:
         f"Plan        {manifest.plan.size}, {mirroring} mirroring",
         f"            {manifest.plan.reason}",
     ]
+
+
+def _start_lines(manifest: Manifest) -> list[str]:
+    if manifest.pretrained is None:
+        return []
+    first, *rest = manifest.pretrained.lines
+    return [f"Start       {first}", *(f"            {line}" for line in rest)]
+
+
+def _comparison_lines(manifest: Manifest) -> list[str]:
+    if not manifest.compared:
+        return []
+    rows = [
+        f"  {'-' if item.mean_dice is None else f'{item.mean_dice:.3f}'}  {item.name}"
+        for item in manifest.compared
+    ]
+    return ["Compared, mean Dice on the same held-out cases", *rows, f"  {manifest.verdict}", ""]
 
 
 def write_metrics(path: Path, labels: Sequence[str], scores: Sequence[CaseScore]) -> None:

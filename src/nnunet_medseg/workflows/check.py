@@ -7,7 +7,14 @@ from pathlib import Path
 from nnunet_medseg import console
 from nnunet_medseg.dataset.case import Finding
 from nnunet_medseg.dataset.channels import parse_image_types
-from nnunet_medseg.dataset.checked import Checked, CheckOutcome, Wishes, check_dataset
+from nnunet_medseg.dataset.checked import (
+    Checked,
+    CheckOutcome,
+    Inspector,
+    Wishes,
+    check_dataset,
+)
+from nnunet_medseg.dataset.checks import inspect_cases
 from nnunet_medseg.dataset.intake import find_dataset, read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.errors import DatasetError
@@ -36,8 +43,15 @@ def check(dataset: Path, **options: object) -> Checked:
     return checked
 
 
-def examine(folder: Path, options: TrainOptions) -> tuple[Checked, tuple[Finding, ...]]:
+def examine(
+    folder: Path, options: TrainOptions, inspect: Inspector = inspect_cases
+) -> tuple[Checked, tuple[Finding, ...]]:
     """Check the dataset in a folder, and show what was found.
+
+    Args:
+        folder: From `find_dataset`.
+        options: What was asked.
+        inspect: As for `check_dataset`.
 
     Returns:
         The dataset as it would be trained on, and the warnings.
@@ -53,7 +67,7 @@ def examine(folder: Path, options: TrainOptions) -> tuple[Checked, tuple[Finding
         options.seed,
     )
     with console.progress("Reading images", len(dataset.cases), "cases") as bar:
-        outcome = check_dataset(dataset, wishes, bar.update)
+        outcome = check_dataset(dataset, wishes, bar.update, inspect)
     show_findings(outcome.findings)
     if outcome.checked is None:
         raise _refusal(outcome)
@@ -91,7 +105,11 @@ def show_findings(findings: tuple[Finding, ...]) -> None:
 def _show_plan(checked: Checked, channel_reason: str) -> None:
     labels = ", ".join(f"{label.name} = {label.value}" for label in checked.labels)
     console.detail(f"labels: {labels}; images: {', '.join(checked.channels)} ({channel_reason})")
-    held_out = len(checked.split.evaluate)
-    console.detail(f"{len(checked.split.train)} cases train, {held_out} are held out")
-    if not held_out:
+    if len(checked.folds) > 1:
+        each = f"{len(checked.folds)} folds: each of {len(checked.cases)} cases is held out once"
+        console.detail(each)
+        return
+    (split,) = checked.folds.values()
+    console.detail(f"{len(split.train)} cases train, {len(split.evaluate)} are held out")
+    if not split.evaluate:
         console.warn("nothing is held out: no Dice will be measured (use -f 0 for one)")

@@ -13,12 +13,22 @@ from nnunet_medseg.dataset.intake import check_extension
 from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.dataset.splits import check_fold
 from nnunet_medseg.errors import UsageError
+from nnunet_medseg.workflows.variables import AUTO, parse_grid, read_variables
 
-__all__ = ["DEFAULT_SEED", "Folders", "TrainOptions", "check_name", "read_train_options"]
+__all__ = [
+    "DEFAULT_SEED",
+    "Folders",
+    "TrainOptions",
+    "check_name",
+    "parse_renamed",
+    "read_train_options",
+    "variants_of",
+]
 
 DEFAULT_SEED = 12345  # nnU-Net's own for its folds, crossval_split.py of 2.8.1
 MAX_MINUTES = 60 * 24 * 365
 MAX_NAME_LENGTH = 64
+MAX_SEED = 2**31 - 1
 PLANS = ("auto", "default")
 # Names that Windows keeps for devices, with or without an ending.
 DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.I)
@@ -48,7 +58,7 @@ class TrainOptions:
         label: What to segment, as `-l` says it.
         image_type: As `-i` says it.
         minutes: Training duration.
-        fold: "all" or "0" … "4".
+        fold: "all", "0" … "4", or "cv" for all folds and their ensemble.
         extension: As `-e` says it; None when it was not given.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: Of folds, weights, patches and the order of evaluation.
@@ -56,6 +66,14 @@ class TrainOptions:
         evaluate_all: Whether evaluation may take as long as it takes.
         key: Whether the table of our names and the user's is handed over.
         delete_input: Whether the copied dataset is deleted after success.
+        keep_dataset: Whether the dataset is kept, prepared, for later trainings.
+        vary: What is varied, as `variables.parse_grid` reads it, with blanks between; empty for a
+            single training.
+        pretrained: The model to start from; None for a training from scratch.
+        map_labels: Which label of that model is which here: `OLD=NEW`, with commas between.
+        against_scratch: Whether a training from scratch is compared with.
+        configuration, network, spacing, patch_size, batch_size, learning_rate, augmentation,
+            mirroring, oversampling: As `variables.VARIABLES` says; "auto" is chosen for the user.
     """
 
     dataset_name: str = "No_Name"
@@ -70,6 +88,20 @@ class TrainOptions:
     evaluate_all: bool = False
     key: bool = True
     delete_input: bool = False
+    keep_dataset: bool = False
+    vary: str = ""
+    pretrained: str | None = None
+    map_labels: str = ""
+    against_scratch: bool = False
+    configuration: str = AUTO
+    network: str = AUTO
+    spacing: str = AUTO
+    patch_size: str = AUTO
+    batch_size: int | str = AUTO
+    learning_rate: float | str = AUTO
+    augmentation: float | str = AUTO
+    mirroring: str = AUTO
+    oversampling: float | str = AUTO
 
     def to_json(self) -> dict[str, Any]:
         """Return the options as plain types."""
@@ -95,7 +127,68 @@ def read_train_options(**given: Any) -> TrainOptions:
         options["extension"] = check_extension(str(options["extension"]))
     parse_labels(str(options.get("label", "NONE")))
     parse_image_types(str(options.get("image_type", "NONE")))
-    return TrainOptions(**options)
+    options |= read_variables(options)
+    asked = TrainOptions(**options)
+    _check_together(asked)
+    return asked
+
+
+def variants_of(options: TrainOptions) -> tuple[dict[str, Any], ...]:
+    """Return what each variant of a comparison changes; nothing for a single training."""
+    return parse_grid(options.vary.split()) if options.vary else ()
+
+
+def parse_renamed(text: str) -> dict[str, str]:
+    """Read `--map_labels`.
+
+    Args:
+        text: `OLD=NEW` items with commas between; empty for none.
+
+    Returns:
+        The dataset's name by the model's name of a label.
+
+    Raises:
+        UsageError: When an item is not of this form, or a name comes twice.
+
+    Examples:
+        >>> parse_renamed("Anterior=head")
+        {'Anterior': 'head'}
+    """
+    pairs = [item.split("=") for item in text.split(",") if item.strip()]
+    names = {pair[0].strip(): pair[-1].strip() for pair in pairs}
+    is_plain = all(len(pair) == 2 and all(map(str.strip, pair)) for pair in pairs)
+    if not is_plain or len(set(names.values())) < len(pairs):
+        problem = f"--map_labels {text} is not a list of OLD=NEW, each name once."
+        raise UsageError(
+            problem, fix="Write for example --map_labels Anterior=head,Posterior=tail."
+        )
+    return names
+
+
+def _check_together(options: TrainOptions) -> None:
+    """Refuse options that contradict each other."""
+    if options.vary and options.fold == "cv":
+        problem = "-f cv trains all folds, and --vary compares variants on one split."
+        raise UsageError(problem, fix="Compare on one fold, -f 0; then train the best with -f cv.")
+    if options.pretrained is None and (options.map_labels or options.against_scratch):
+        problem = "--map_labels and --against_scratch are about a model to start from."
+        raise UsageError(problem, fix="Name the model with --pretrained MODEL.")
+    if options.pretrained is not None and (options.vary or options.fold == "cv"):
+        problem = "--pretrained starts one training from one model."
+        raise UsageError(problem, fix="Use it without --vary, and with -f all or -f 0 to -f 4.")
+    parse_renamed(options.map_labels)
+    if options.pretrained is not None:
+        _check_against_model(options)
+    for changes in variants_of(options):
+        read_train_options(**(options.to_json() | {"vary": ""} | changes))
+
+
+def _check_against_model(options: TrainOptions) -> None:
+    of_model = ("network", "spacing", "patch_size", "configuration")
+    asked = [f"--{name}" for name in of_model if getattr(options, name) != AUTO]
+    if asked:
+        problem = f"{', '.join(asked)}: with --pretrained these come from the model."
+        raise UsageError(problem, fix="Leave them out, or train from scratch without --pretrained.")
 
 
 def check_name(name: str) -> str:
@@ -132,7 +225,10 @@ def _check_plan(value: str) -> str:
 
 
 def _check_seed(value: Any) -> int:
-    if not str(value).isascii() or not str(value).isdigit() or int(value) >= 2**31:
+    text = str(value)
+    # Python refuses to read thousands of digits.
+    is_plain = text.isascii() and text.isdigit() and len(text) <= len(str(MAX_SEED))
+    if not is_plain or int(text) > MAX_SEED:
         problem = f"--seed {value} is not a seed."
-        raise UsageError(problem, fix="Give a whole number from 0 to 2147483647.")
-    return int(value)
+        raise UsageError(problem, fix=f"Give a whole number from 0 to {MAX_SEED}.")
+    return int(text)

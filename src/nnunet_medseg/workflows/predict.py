@@ -40,7 +40,7 @@ from nnunet_medseg.volume import (
 )
 from nnunet_medseg.workflows.check import show_findings
 
-__all__ = ["predict"]
+__all__ = ["labels_of", "predict"]
 
 RECORD = "predicted.json"  # in the work folder: what an interrupted prediction has written
 UNFINISHED = ".medseg-unfinished-"  # temporary folders beside the segmentations
@@ -114,7 +114,7 @@ def _predict(
 
         read = read_model(model_folder)
         segmenter = Segmenter(read, choose_device(device))
-    labels = _labels_of(model_folder, read.description)
+    labels = labels_of(model_folder, read.description)
     cases = _find_cases(source, list(read.description["channel_names"].values()))
     listed = _list_images(source, cases)
     fingerprint = hash_file(model_folder / "plans.json") + "".join(
@@ -139,7 +139,7 @@ def _predict(
     return tuple(output / case.result for case in cases)
 
 
-def _labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
+def labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
     """Return the labels of a model: the user's values from our manifest, else nnU-Net's own.
 
     Args:

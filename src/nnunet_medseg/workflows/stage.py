@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_medseg import console
 from nnunet_medseg.hardware import Device
-from nnunet_medseg.run_folder import RunFolder
+from nnunet_medseg.run_folder import RunFolder, TrainingFolder
 from nnunet_medseg.workflows.options import Folders, TrainOptions
 
-__all__ = ["Run", "Stage", "run_stages"]
+__all__ = ["Run", "Stage", "Training", "run_stages"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Run:
         folders: Where the command reads and writes.
         options: What was asked for.
         device: What computes.
+        store: Where prepared data lies: the run's own folder, or that of a kept dataset.
     """
 
     folder: RunFolder
@@ -32,6 +33,36 @@ class Run:
     folders: Folders
     options: TrainOptions
     device: Device
+    store: Path
+
+
+@dataclass(frozen=True)
+class Training:
+    """One of the trainings of a run: a fold, a variant, or the only one.
+
+    Attributes:
+        name: Of its folder, and as the user sees it; "training" for the only one.
+        fold: Whose split holds.
+        options: What was asked of this one.
+        minutes: Its share of the time.
+        folder: Where its files are.
+    """
+
+    name: str
+    fold: str
+    options: TrainOptions
+    minutes: float
+    folder: TrainingFolder
+
+    @property
+    def title(self) -> str:
+        """The name as people read it."""
+        return self.name.replace("_", " ")
+
+    @property
+    def asked_s(self) -> float:
+        """The training duration in seconds."""
+        return self.minutes * 60
 
 
 @dataclass(frozen=True)
@@ -48,12 +79,12 @@ class Stage:
 
 
 def run_stages(
-    stages: Sequence[Stage], run: Run, expected_s: Callable[[str, Run], float | None]
+    stages: Iterable[Stage], run: Run, expected_s: Callable[[str, Run], float | None]
 ) -> None:
     """Run the stages in order, skipping those the journal says are finished.
 
     Args:
-        stages: The workflow.
+        stages: The workflow; the later ones may be found when the earlier ones are finished.
         run: What they work on.
         expected_s: How long a stage should take, where somebody can tell.
     """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ from nnunet_medseg.budget.estimate import Workload, evaluation_limit_s, expected
 from nnunet_medseg.bundle.build import program_version
 from nnunet_medseg.bundle.manifest import Manifest, read_manifest
 from nnunet_medseg.dataset.checked import load_checked
-from nnunet_medseg.dataset.intake import find_dataset
+from nnunet_medseg.dataset.intake import find_dataset, holds_nothing
+from nnunet_medseg.dataset.kept import KeptDataset, find_kept, sweep_kept
 from nnunet_medseg.errors import FolderError, ModelError, ResumeError, UserError
 from nnunet_medseg.files import ListedFile, list_files, read_json
 from nnunet_medseg.hardware import choose_device, core_count
@@ -25,29 +29,58 @@ from nnunet_medseg.run_folder import (
     sweep,
 )
 from nnunet_medseg.workflows.clean import discard_run
-from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
-from nnunet_medseg.workflows.stage import Run, Stage, run_stages
-from nnunet_medseg.workflows.stages import checking, delivery, evaluation, planning, training
-
-__all__ = ["STAGES", "TrainResult", "train"]
-
-STAGES = (
-    Stage("check", checking.check),
-    Stage("convert", checking.convert),
-    Stage("plan", planning.plan),
-    Stage("preprocess", planning.preprocess),
-    Stage("train", training.train),
-    Stage("evaluate", evaluation.evaluate),
-    Stage("report", evaluation.report),
-    Stage("bundle", delivery.bundle),
-    Stage("verify", delivery.verify),
-    Stage("deliver", delivery.deliver),
-    Stage("clean", delivery.clean),
+from nnunet_medseg.workflows.options import (
+    Folders,
+    TrainOptions,
+    check_name,
+    read_train_options,
 )
+from nnunet_medseg.workflows.stage import Run, Stage, run_stages
+from nnunet_medseg.workflows.stages import (
+    checking,
+    delivery,
+    evaluation,
+    planning,
+    pretraining,
+    reporting,
+    training,
+)
+from nnunet_medseg.workflows.stages.common import evaluates_all, trainings_of
+from nnunet_medseg.workflows.variables import VARIABLES
+
+__all__ = ["TrainResult", "stages_of", "train"]
+
+CLOSING = (Stage("keep", delivery.keep), Stage("clean", delivery.clean))
+
+
+def stages_of(run: Run) -> Iterator[Stage]:
+    """Tell the story of a run.
+
+    How many trainings there are is known only when the dataset has been checked.
+    """
+    if run.options.pretrained is not None:
+        yield Stage("model", pretraining.read_given)
+    yield Stage("check", checking.check)
+    yield Stage("convert", checking.convert)
+    yield Stage("plan", planning.plan)
+    yield Stage("preprocess", planning.preprocess)
+    if run.options.pretrained is not None:
+        yield Stage("assess", evaluation.evaluate_given)
+    trainings = trainings_of(run)
+    for part in trainings:
+        suffix = f" {part.title}" if len(trainings) > 1 else ""
+        work = training.train_variant if run.options.vary else training.train
+        yield Stage(f"train{suffix}", partial(work, training=part))
+        yield Stage(f"evaluate{suffix}", partial(evaluation.evaluate, training=part))
+    yield Stage("report", reporting.report)
+    yield Stage("bundle", delivery.bundle)
+    yield Stage("verify", delivery.verify)
+    yield Stage("deliver", delivery.deliver)
+    yield from CLOSING
 
 
 # What no stage before planning, or before training, looks at.
-MATTERS_FROM_PLANNING_ON = {"minutes", "device", "plan"}
+MATTERS_FROM_PLANNING_ON = {"minutes", "device", "plan", *VARIABLES}
 MATTERS_FROM_TRAINING_ON = {"evaluate_all", "key", "delete_input"}
 
 
@@ -81,7 +114,8 @@ def train(
         work_folder: Takes work in progress; private.
         resume: Go on with an unfinished run of that name though the options differ, as it began.
         fresh: Discard an unfinished run of that name.
-        options: Fields of `TrainOptions`; `minutes` is the training duration.
+        options: Fields of `TrainOptions`; `minutes` is the training duration. On a kept dataset,
+            `label`, `image_type` and `extension` are as they were unless they are given.
 
     Returns:
         Where the model is, and its figures.
@@ -89,30 +123,44 @@ def train(
     Raises:
         UserError: When something is wrong that the user can put right; nothing was deleted.
     """
-    asked = read_train_options(**options)
     folders = Folders(
         Path(input_folder).absolute(),
         Path(output_folder).absolute(),
         Path(work_folder).absolute(),
     )
+    kept = _kept_dataset(folders, str(options.get("dataset_name", TrainOptions.dataset_name)))
+    asked = read_train_options(**((kept.record.options if kept else {}) | options))
     console.heading(f"{asked.dataset_name}: training for {asked.minutes:g} minutes")
     _require_folders(folders)
     with lock(folders.work):
         sweep(folders.work)
+        sweep_kept(folders.work)
         run_folder = RunFolder(folders.work / "runs" / asked.dataset_name)
         if fresh and run_folder.root.exists():
             # First: nothing is discarded for an input that cannot be trained on.
-            find_dataset(folders.input)
+            _find_source(folders, kept)
             discard_run(run_folder)
         if _is_delivered(run_folder):
             before = run_folder.journal()
             result = _tidy_up(run_folder, folders)
-            if not _has_dataset(folders.input):
+            kept = _kept_dataset(folders, asked.dataset_name)
+            if kept is None and not _has_dataset(folders.input):
                 return result
             if before.options == asked.to_json():
                 console.detail("that was this command; run it again to train once more")
                 return result
-        return _train_in(run_folder, folders, asked, resume=resume)
+        return _train_in(run_folder, folders, asked, kept, resume=resume)
+
+
+def _kept_dataset(folders: Folders, name: str) -> KeptDataset | None:
+    """Return the kept dataset that a command with an empty input folder means, if any."""
+    if not holds_nothing(folders.input):
+        return None
+    return find_kept(folders.work, check_name(name))
+
+
+def _find_source(folders: Folders, kept: KeptDataset | None) -> Path:
+    return find_dataset(folders.input) if kept is None else kept.files
 
 
 def _require_folders(folders: Folders) -> None:
@@ -129,11 +177,18 @@ def _require_folders(folders: Folders) -> None:
 
 
 def _train_in(
-    run_folder: RunFolder, folders: Folders, asked: TrainOptions, *, resume: bool
+    run_folder: RunFolder,
+    folders: Folders,
+    asked: TrainOptions,
+    kept: KeptDataset | None,
+    *,
+    resume: bool,
 ) -> TrainResult:
     from nnunet_medseg.nnunet.environment import prepare
 
-    dataset_folder = find_dataset(folders.input)
+    dataset_folder = _find_source(folders, kept)
+    if kept is not None:
+        console.detail(f"on the kept dataset {kept.name}: {kept.record.cases} cases")
     prepare(
         {
             "nnUNet_raw": run_folder.raw,
@@ -144,8 +199,9 @@ def _train_in(
     # The heavy imports of the workers go on while the dataset is checked.
     warm_up(["nnunet_medseg.nnunet.planning"])
     options = _open(run_folder, dataset_folder, asked, resume=resume)
-    run = Run(run_folder, dataset_folder, folders, options, choose_device(options.device))
-    run_stages(STAGES, run, _expected_s)
+    store = run_folder.root if kept is None else kept.root
+    run = Run(run_folder, dataset_folder, folders, options, choose_device(options.device), store)
+    run_stages(stages_of(run), run, _expected_s)
     return _finish(run)
 
 
@@ -162,14 +218,16 @@ def _finish(run: Run) -> TrainResult:
 def _expected_s(stage: str, run: Run) -> float | None:
     if not run.folder.check_file.exists():
         return None
+    kind, _, title = stage.partition(" ")
+    training = next((one for one in trainings_of(run) if one.title == title), trainings_of(run)[0])
     checked = load_checked(run.folder.check_file)
-    work = Workload(
-        len(checked.cases), checked.megavoxels, len(checked.split.evaluate), core_count()
-    )
-    if stage == "evaluate" and run.folder.training_file.exists():
-        a_case_s = float(read_json(run.folder.training_file)["reference_s"])
-        return min(evaluation_limit_s(run.options.minutes * 60), work.evaluated * a_case_s)
-    return expected_s(stage, work, run.options.minutes * 60)
+    held_out = len(checked.folds[training.fold].evaluate)
+    work = Workload(len(checked.cases), checked.megavoxels, held_out, core_count())
+    if kind == "evaluate" and training.folder.training_file.exists():
+        a_case_s = float(read_json(training.folder.training_file)["reference_s"])
+        limit_s = math.inf if evaluates_all(run) else evaluation_limit_s(training.asked_s)
+        return min(limit_s, work.evaluated * a_case_s)
+    return expected_s(kind, work, training.asked_s)
 
 
 # --- an unfinished run of the same name --------------------------------------------------------
@@ -186,7 +244,7 @@ def _open(
         if resume and before is not None and not changes.files:
             console.detail("going on with the unfinished run as it began")
             return before
-        if run_folder.checkpoint_file.exists():
+        if run_folder.has_checkpoint():
             raise _ask(run_folder, changes)
         late = MATTERS_FROM_PLANNING_ON | MATTERS_FROM_TRAINING_ON
         if not changes.files and changes.options.keys() <= late:
@@ -225,7 +283,7 @@ def _compare(
         journal = run_folder.journal()
         before = TrainOptions(**journal.options)
     except (UserError, TypeError):
-        if run_folder.checkpoint_file.exists():
+        if run_folder.has_checkpoint():
             raise
         return None, _Changes({}, ("the journal cannot be read",))
     then = before.to_json()
@@ -283,9 +341,10 @@ def _tidy_up(run_folder: RunFolder, folders: Folders) -> TrainResult:
         folders,
         TrainOptions(**journal.options),
         choose_device("cpu"),
+        run_folder.root,
     )
     console.detail("an earlier run had delivered its model; its cleaning is finished first")
     if not run.dataset_folder.is_dir():
         return _finish(run)
-    run_stages(STAGES[-1:], run, lambda *_: None)
+    run_stages(CLOSING, run, lambda *_: None)
     return _finish(run)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nnunet_medseg import console
 from nnunet_medseg.dataset.checked import Checked, load_checked, save_checked
 from nnunet_medseg.dataset.convert import ConversionJob, convert_cases
+from nnunet_medseg.dataset.inspected import InspectionRecord
+from nnunet_medseg.dataset.kept import INSPECTIONS, find_kept
 from nnunet_medseg.dataset.raw_layout import (
     write_description,
 )
-from nnunet_medseg.errors import FolderError
+from nnunet_medseg.errors import DatasetError, FolderError
 from nnunet_medseg.files import ListedFile, list_files, write_json
 from nnunet_medseg.hardware import free_disk_bytes
 from nnunet_medseg.workflows.check import examine
@@ -30,17 +34,44 @@ def check(run: Run) -> None:
             seen.append(record)
             bar.update(len(seen))
 
-        listed = list_files(run.dataset_folder, hashed=True, on_file=count)
+        kept = find_kept(run.folders.work, run.options.dataset_name)
+        known = kept.inventory if kept is not None and run.dataset_folder == kept.files else ()
+        listed = list_files(run.dataset_folder, hashed=True, known=known, on_file=count)
     write_json(run.folder.inventory_file, [item.to_json() for item in listed], mode=0o600)
+    _require_free_name(run, listed)
     for link in (item.path for item in listed if item.is_link):
         console.warn(f"{link} is a link; links are not followed")
-    checked, findings = examine(run.dataset_folder, run.options)
+    hashes = {run.dataset_folder / item.path: item.sha256 for item in listed}
+    record = InspectionRecord(run.store / INSPECTIONS, hashes)
+    checked, findings = examine(run.dataset_folder, run.options, record.inspect)
+    _require_measure(run, checked)
     _require_disk(run, checked)
     # What is delivered calls patients by our names only.
     names = {case.source: case.name for case in checked.cases}
     lines = [f"{names.get(item.case, 'dataset')}: {item.message}" for item in findings]
     write_json(run.folder.findings_file, lines, mode=0o600)
     save_checked(run.folder.check_file, checked)
+
+
+def _require_free_name(run: Run, listed: Sequence[ListedFile]) -> None:
+    """Refuse to keep a dataset under the name of another one."""
+    if not run.options.keep_dataset:
+        return
+    name = run.options.dataset_name
+    kept = find_kept(run.folders.work, name)
+    if kept is None or kept.holds(listed):
+        return
+    problem = f"Another dataset is kept under the name {name}."
+    fix = f"Give this one another name with -d, or delete that one first: medseg forget {name}"
+    raise DatasetError(problem, fix=fix)
+
+
+def _require_measure(run: Run, checked: Checked) -> None:
+    """Refuse to compare where nothing is held out to compare on."""
+    asked = "--vary" if run.options.vary else "--against_scratch"
+    if (run.options.vary or run.options.against_scratch) and not checked.evaluated:
+        problem = f"{asked} compares trainings on held-out patients, and -f all holds none out."
+        raise DatasetError(problem, fix="Use -f 0, or call some label maps validate.")
 
 
 def _require_disk(run: Run, checked: Checked) -> None:
@@ -58,16 +89,11 @@ def convert(run: Run) -> None:
     """Make the folder that nnU-Net reads, of links where the user's files serve."""
     checked = load_checked(run.folder.check_file)
     jobs = [
-        ConversionJob(case, facts, checked.labels, run.folder.raw, part)
+        ConversionJob(case, facts, checked.labels, run.folder.raw)
         for case, facts in zip(checked.cases, checked.facts, strict=True)
-        if (part := _part(checked, case.name))
     ]
     with console.progress("Converting", len(jobs), "cases") as bar:
         written = convert_cases(jobs, bar.update)
-    write_description(run.folder.raw, checked.labels, checked.channels, checked.split.train)
+    write_description(run.folder.raw, checked.labels, checked.channels, checked.open_to_training)
     if written:
         console.detail(f"{written} files converted; all others are read where they are")
-
-
-def _part(checked: Checked, name: str) -> str:
-    return "train" if name in checked.split.train else "evaluate"

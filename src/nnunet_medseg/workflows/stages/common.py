@@ -1,7 +1,12 @@
-"""What several stages need: the dataset as it was, and the model as it is."""
+"""What several stages need: the trainings of a run, the dataset as it was, the model as it is."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,24 +18,122 @@ from nnunet_medseg.dataset.raw_layout import (
     describe_json,
     read_cases,
 )
+from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.errors import DatasetError
-from nnunet_medseg.workflows.stage import Run
+from nnunet_medseg.files import read_json
+from nnunet_medseg.volume import files_of
+from nnunet_medseg.workflows.options import TrainOptions, read_train_options, variants_of
+from nnunet_medseg.workflows.stage import Run, Training
+from nnunet_medseg.workflows.variables import AUTO
 
 WATCHED_CASES = 16  # held-out cases that are preprocessed for a look during training
+
+
+def trainings_of(run: Run) -> tuple[Training, ...]:
+    """Return the trainings of a run whose dataset has been checked: one, or folds, or variants.
+
+    Folds and variants share the minutes equally; a training from scratch that another is compared
+    with has as many.
+    """
+    folds = list(load_checked(run.folder.check_file).folds)
+    options, minutes = run.options, run.options.minutes
+    if options.fold == "cv":
+        share = minutes / len(folds)
+        return tuple(_training(run, f"fold_{fold}", fold, options, share) for fold in folds)
+    if options.vary:
+        variants = variants_of(options)
+        share = minutes / len(variants)
+        return tuple(
+            _training(run, f"variant_{number}", folds[0], _varied(options, changes), share)
+            for number, changes in enumerate(variants, start=1)
+        )
+    if not options.against_scratch:
+        return (_training(run, "training", folds[0], options, minutes),)
+    scratch = replace(options, pretrained=None, map_labels="", against_scratch=False)
+    return (
+        _training(run, "fine-tuning", folds[0], options, minutes),
+        _training(run, "scratch", folds[0], scratch, minutes),
+    )
+
+
+def _varied(options: TrainOptions, changes: dict[str, Any]) -> TrainOptions:
+    return read_train_options(**(options.to_json() | {"vary": ""} | changes))
+
+
+def _training(run: Run, name: str, fold: str, options: TrainOptions, minutes: float) -> Training:
+    return Training(name, fold, options, minutes, run.folder.training(name))
+
+
+def handed_over(run: Run) -> tuple[Training, ...]:
+    """Return the trainings that the model is made of, when the report has chosen."""
+    trainings = trainings_of(run)
+    if run.options.fold == "cv":
+        return trainings
+    if run.options.vary:
+        chosen = read_json(run.folder.chosen_file)["training"]
+        return tuple(training for training in trainings if training.name == chosen)
+    return trainings[:1]
+
+
+def recipe_of(options: TrainOptions, chosen: Recipe) -> Recipe:
+    """Return a recipe with what the options ask in place of what was chosen."""
+    given: dict[str, Any] = {
+        "peak_rate": options.learning_rate,
+        "augmentation": options.augmentation,
+        "oversampling": options.oversampling,
+        "mirroring": AUTO if options.mirroring == AUTO else options.mirroring == "on",
+    }
+    return replace(chosen, **{name: value for name, value in given.items() if value != AUTO})
+
+
+def split_of(run: Run, training: Training) -> Split:
+    """Return who trains and who is evaluated in a training."""
+    return load_checked(run.folder.check_file).folds[training.fold]
+
+
+def evaluates_all(run: Run) -> bool:
+    """Tell whether every held-out case is evaluated, however long it takes.
+
+    A cross-validation is one only when it has seen every case.
+    """
+    return run.options.evaluate_all or run.options.fold == "cv"
+
+
+def cases_of(run: Run, names: Collection[str]) -> list[RawCase]:
+    """Return the converted cases of these names, in the order of all cases."""
+    return [case for case in read_cases(run.folder.raw) if case.name in names]
 
 
 def require_dataset(run: Run) -> None:
     """Refuse to go on when files of the dataset are gone that the run reads where they are."""
     missing = [
         path.name
-        for part in ("train", "evaluate")
-        for case in read_cases(run.folder.raw, part)
+        for case in read_cases(run.folder.raw)
         for path in (*case.images, case.label)
         if not path.exists()
     ]
     if missing:
         problem = f"{len(missing)} files of the dataset in {run.dataset_folder} are gone."
         raise DatasetError(problem, fix="Put them back and run the same command; it goes on.")
+
+
+def content_key(run: Run) -> str:
+    """Return what stands for the images, label maps and labels of a run: a hash of all of them."""
+    checked = load_checked(run.folder.check_file)
+    hashes = {item["path"]: item["sha256"] for item in read_json(run.folder.inventory_file)}
+
+    def hash_of(path: Path) -> list[str]:
+        parts = [part.relative_to(run.dataset_folder).as_posix() for part in files_of(path)]
+        return [hashes.get(part, "") for part in parts]
+
+    content = [
+        [(label.value, label.index) for label in checked.labels],
+        [
+            [case.name, *(hash_of(path) for path in (*case.images, case.label))]
+            for case in checked.cases
+        ],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def read_shapes(run: Run) -> list[tuple[int, ...]]:
@@ -45,44 +148,56 @@ def raw_files(case: RawCase) -> Any:
     return RawFiles(case.name, tuple(str(path) for path in case.images), str(case.label))
 
 
-def watched_cases(run: Run) -> list[RawCase]:
+def watched_cases(run: Run, training: Training) -> list[RawCase]:
     """Return the held-out cases that are looked at during training, drawn by the seed."""
-    held_out = read_cases(run.folder.raw, "evaluate")
+    held_out = cases_of(run, split_of(run, training).evaluate)
     order = np.random.default_rng(run.options.seed).permutation(len(held_out))
     return [held_out[place] for place in order[:WATCHED_CASES]]
 
 
-def training_setup(run: Run, recipe: Recipe) -> Any:
+def prepared_folder(run: Run, training: Training) -> Path:
+    """Return where the preprocessed cases of a training are."""
+    from nnunet_medseg.nnunet.planning import configuration_of, preparation_key
+
+    plans, configuration = configuration_of(training.folder.root)
+    return run.store / "prepared" / preparation_key(plans, configuration, content_key(run))
+
+
+def training_setup(run: Run, training: Training, recipe: Recipe, prepared: Path) -> Any:
     """Return everything that the trainer needs beside plans and data."""
     from nnunet_medseg.nnunet.trainer import TrainingSetup, will_compile
 
+    start = training.folder.start_file
     return TrainingSetup(
         device=run.device,
-        asked_s=run.options.minutes * 60,
-        seed=run.options.seed,
-        train=tuple(case.name for case in read_cases(run.folder.raw, "train")),
-        watched=tuple(case.name for case in watched_cases(run)),
-        checkpoint=run.folder.checkpoint_file,
-        history=run.folder.history_file,
+        asked_s=training.asked_s,
+        seed=training.options.seed,
+        train=split_of(run, training).train,
+        watched=tuple(case.name for case in watched_cases(run, training)),
+        checkpoint=training.folder.checkpoint_file,
+        history=training.folder.history_file,
         log=run.folder.log_file,
         recipe=recipe,
-        compiled=will_compile(run.device, run.options.minutes * 60),
+        prepared=prepared,
+        start=start if start.exists() else None,
+        sharing=round(run.options.minutes / training.minutes),
+        compiled=will_compile(run.device, training.asked_s),
     )
 
 
-def make_model(run: Run, state: dict[str, Any]) -> Any:
-    """Return the model of a state of the network, in memory."""
+def make_model(run: Run, training: Training, *states: Mapping[str, Any]) -> Any:
+    """Return the model of one or several states of the network, in memory."""
     from nnunet_medseg.nnunet.inference import Model
     from nnunet_medseg.nnunet.planning import configuration_of
 
-    plans, configuration = configuration_of(run.folder.dataset)
-    axes = state["mirror_axes"]
+    plans, configuration = configuration_of(training.folder.root)
+    axes = states[0]["mirror_axes"]
     return Model(
         plans,
         describe_json(run.folder.raw),
         configuration,
         tuple(axes) if axes else None,
-        (state["network_weights"],),
+        tuple(state["network_weights"] for state in states),
     )
 
 

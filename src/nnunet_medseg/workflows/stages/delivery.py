@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import secrets
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nnunet_medseg import console
 from nnunet_medseg.bundle.manifest import (
+    ComparedFacts,
     EvaluationFacts,
     LabelEntry,
     PlanFacts,
+    PretrainedFacts,
     SplitFacts,
     TrainingFacts,
     read_manifest,
 )
 from nnunet_medseg.dataset.checked import load_checked
+from nnunet_medseg.dataset.kept import Keeping, KeptRecord, find_kept, keep_dataset, now_text
 from nnunet_medseg.dataset.raw_layout import (
     describe_json,
 )
@@ -26,8 +32,15 @@ from nnunet_medseg.report.summary import (
     write_summary,
 )
 from nnunet_medseg.run_folder import RunFolder
-from nnunet_medseg.workflows.stage import Run
-from nnunet_medseg.workflows.stages.common import precision_of, require_dataset
+from nnunet_medseg.workflows.options import TrainOptions
+from nnunet_medseg.workflows.stage import Run, Training
+from nnunet_medseg.workflows.stages.common import (
+    handed_over,
+    make_model,
+    make_segmenter,
+    precision_of,
+    require_dataset,
+)
 
 
 def bundle(run: Run) -> None:
@@ -37,20 +50,24 @@ def bundle(run: Run) -> None:
     from nnunet_medseg.nnunet.planning import configuration_of
     from nnunet_medseg.nnunet.weights import read_checkpoint
 
+    trainings = handed_over(run)
     _name_hidden(run)
     hidden = _hidden(run)
     if hidden.exists():
         shutil.rmtree(hidden)
     hidden.mkdir(parents=True)
     with chatter(run.folder.log_file):
-        plans, configuration = configuration_of(run.folder.dataset)
+        plans, configuration = configuration_of(trainings[0].folder.root)
         parts = ModelParts(
             plans,
             describe_json(run.folder.raw),
             configuration,
-            run.options.fold,
-            read_checkpoint(run.folder.checkpoint_file),
+            {
+                training.fold: read_checkpoint(training.folder.checkpoint_file)
+                for training in trainings
+            },
         )
+        _write_reference(run, trainings, list(parts.checkpoints.values()))
     manifest = build_model(hidden / "model", parts, _manifest_facts(run))
     for path in run.folder.report.iterdir():
         shutil.copy(path, hidden / path.name)
@@ -78,10 +95,30 @@ def _hidden(run: Run) -> Path:
     return Path(read_json(run.folder.delivery_file)["hidden"])
 
 
+def _write_reference(
+    run: Run, trainings: Sequence[Training], checkpoints: Sequence[Mapping[str, Any]]
+) -> None:
+    """Write the segmentation that the model is verified against.
+
+    A single training has made it from the network in memory; an ensemble has none before here. Its
+    weights are those that the trainings hashed, which the proof compares.
+    """
+    if len(trainings) == 1:
+        shutil.copy(trainings[0].folder.reference_file, run.folder.reference_file)
+        return
+    segmenter = make_segmenter(make_model(run, trainings[0], *checkpoints), run)
+    images = read_json(trainings[0].folder.training_file)["reference_images"]
+    labels = segmenter.segment([Path(image) for image in images])
+    np.savez_compressed(run.folder.reference_file, labels=labels)
+
+
 def _manifest_facts(run: Run) -> dict[str, Any]:
     checked = load_checked(run.folder.check_file)
-    training = read_json(run.folder.training_file)
-    planned = read_json(run.folder.plan_file)
+    trainings = handed_over(run)
+    planned = read_json(trainings[0].folder.plan_file)
+    quality = read_json(run.folder.quality_file)
+    pretrained = quality.get("pretrained")
+    trained_on = {name for split in checked.folds.values() for name in split.train}
     return {
         "name": run.options.dataset_name,
         "labels": [
@@ -91,8 +128,8 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
         "channels": list(checked.channels),
         "split": SplitFacts(
             fold=run.options.fold,
-            train_cases=len(checked.split.train),
-            held_out_cases=len(checked.split.evaluate),
+            train_cases=len(trained_on),
+            held_out_cases=len(set(checked.evaluated)),
         ),
         "plan": PlanFacts(
             size=planned["plan"],
@@ -100,23 +137,43 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
             forecast_step_s=planned["step_s"],
             forecast_steps=planned["steps"],
         ),
-        "training": TrainingFacts(
-            asked_s=training["asked_s"],
-            used_s=training["used_s"],
-            iterations=training["iterations"],
-            epochs=training["epochs"],
-            final_loss=training["final_loss"],
-            device=run.device.kind,
-            precision=precision_of(run),
-            seed=run.options.seed,
-            recipe=planned["recipe"],
-            share_in_steps=training["stepping_s"] / training["used_s"],
-            share_waiting_for_data=training["waited_s"] / training["used_s"],
-            setbacks=training["setbacks"],
-        ),
-        "evaluation": EvaluationFacts.model_validate(read_json(run.folder.quality_file)),
-        "parameters": run.options.to_json(),
+        "training": _training_facts(run, trainings),
+        "evaluation": EvaluationFacts.model_validate(quality["evaluation"]),
+        "compared": [ComparedFacts.model_validate(item) for item in quality.get("compared", [])],
+        "verdict": quality.get("verdict", ""),
+        "pretrained": PretrainedFacts.model_validate(pretrained) if pretrained else None,
+        "parameters": _parameters(trainings[0].options, run.options),
     }
+
+
+def _parameters(options: TrainOptions, asked: TrainOptions) -> dict[str, Any]:
+    """Return the parameters without the path of a model, which may name a patient or a user."""
+    given = None if options.pretrained is None else "a model"
+    return options.to_json() | {"pretrained": given, "vary": asked.vary}
+
+
+def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
+    """Return the training in numbers; those of folds are added up."""
+    records = [read_json(training.folder.training_file) for training in trainings]
+
+    def total(name: str) -> float:
+        return float(sum(record[name] for record in records))
+
+    used_s = total("used_s")
+    return TrainingFacts(
+        asked_s=total("asked_s"),
+        used_s=used_s,
+        iterations=int(total("iterations")),
+        epochs=int(total("epochs")),
+        final_loss=total("final_loss") / len(records),
+        device=run.device.kind,
+        precision=precision_of(run),
+        seed=trainings[0].options.seed,
+        recipe=read_json(trainings[0].folder.plan_file)["recipe"],
+        share_in_steps=total("stepping_s") / used_s,
+        share_waiting_for_data=total("waited_s") / used_s,
+        setbacks=int(total("setbacks")),
+    )
 
 
 def verify(run: Run) -> None:
@@ -124,13 +181,14 @@ def verify(run: Run) -> None:
     from nnunet_medseg.bundle.verify import Proof, verify_in_fresh_process
 
     require_dataset(run)
-    training = read_json(run.folder.training_file)
+    records = {
+        training.fold: read_json(training.folder.training_file) for training in handed_over(run)
+    }
     proof = Proof(
         model=str(_hidden(run) / "model"),
-        fold=run.options.fold,
-        images=tuple(training["reference_images"]),
+        images=tuple(next(iter(records.values()))["reference_images"]),
         reference=str(run.folder.reference_file),
-        tensors=training["tensors"],
+        tensors={fold: record["tensors"] for fold, record in records.items()},
         device=run.device,
         log=str(run.folder.log_file),
     )
@@ -140,8 +198,9 @@ def verify(run: Run) -> None:
         # The next try builds the folder anew; a damaged one would fail for ever.
         run.folder.forget("bundle")
         raise
+    count = sum(len(tensors) for tensors in proof.tensors.values())
     console.detail(
-        f"{len(proof.tensors)} tensors are bit-identical; stock nnU-Net agrees on {agreement:.2%} "
+        f"{count} tensors are bit-identical; stock nnU-Net agrees on {agreement:.2%} "
         "of the voxels of a case"
     )
 
@@ -169,14 +228,51 @@ def delivered_folder(folder: RunFolder) -> Path:
     return Path(read_json(folder.delivery_file)["target"])
 
 
+def keep(run: Run) -> None:
+    """Keep the dataset and what was prepared of it for later trainings, when that was asked."""
+    if not run.options.keep_dataset or run.store != run.folder.root:
+        return
+    name, work = run.options.dataset_name, run.folders.work
+    if find_kept(work, name) is not None:
+        console.detail(f"{name} is kept already")
+        return
+    listed = [ListedFile(**item) for item in read_json(run.folder.inventory_file)]
+    record = KeptRecord(
+        kept_at=now_text(),
+        cases=len(load_checked(run.folder.check_file).cases),
+        options={
+            "label": run.options.label,
+            "image_type": run.options.image_type,
+            "extension": run.options.extension,
+        },
+        inventory=[],
+    )
+    what = Keeping(
+        run.dataset_folder, listed, record, run.folder.root, may_link=run.options.delete_input
+    )
+    with console.progress("Keeping the dataset", len(listed), "files") as bar:
+        is_kept = keep_dataset(work, name, what, bar.update)
+    if is_kept:
+        console.detail(f"kept as {name}: -d {name} with an empty input folder trains on it again")
+    else:
+        console.warn("a file of the dataset has changed meanwhile, so that it is not kept")
+
+
 def clean(run: Run) -> None:
     """Delete the dataset copy, exactly as it was listed; keep and name all else."""
     target = delivered_folder(run.folder)
     if read_manifest(target / "model") is None:
         problem = f"The delivered model in {target} is gone."
         raise FolderError(problem, fix="Nothing was deleted. Use --fresh to train again.")
+    stored = find_kept(run.folders.work, run.options.dataset_name)
+    if stored is not None and run.dataset_folder == stored.files:
+        console.detail("the kept dataset stays; medseg forget deletes it")
+        return
     if not run.options.delete_input:
         console.detail("the dataset was left where it is")
+        return
+    if run.options.keep_dataset and find_kept(run.folders.work, run.options.dataset_name) is None:
+        console.detail("the dataset was left where it is, since it is not kept")
         return
     listed = [ListedFile(**item) for item in read_json(run.folder.inventory_file)]
     with console.progress("Deleting the copy", len(listed), "files") as bar:

@@ -1,12 +1,12 @@
-"""Evaluate and report: how good the model is on held-out images."""
+"""Evaluate: whole held-out images, segmented and scored."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,76 +14,126 @@ import numpy as np
 
 from nnunet_medseg import console
 from nnunet_medseg.budget.estimate import evaluation_limit_s
-from nnunet_medseg.bundle.manifest import (
-    EvaluationFacts,
+from nnunet_medseg.dataset.checked import load_checked
+from nnunet_medseg.dataset.raw_layout import RawCase
+from nnunet_medseg.report.summary import CaseScore
+from nnunet_medseg.workflows.scoring import score_case
+from nnunet_medseg.workflows.stage import Run, Training
+from nnunet_medseg.workflows.stages.common import (
+    cases_of,
+    evaluates_all,
+    make_model,
+    make_segmenter,
+    require_dataset,
+    split_of,
+    trainings_of,
 )
-from nnunet_medseg.dataset.checked import Checked, load_checked
-from nnunet_medseg.dataset.raw_layout import (
-    RawCase,
-    read_cases,
-)
-from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
-from nnunet_medseg.files import write_json
-from nnunet_medseg.report.summary import (
-    CaseScore,
-    write_case_key,
-    write_metrics,
-)
-from nnunet_medseg.workflows.stage import Run
-from nnunet_medseg.workflows.stages.common import make_model, make_segmenter, require_dataset
+from nnunet_medseg.workflows.stages.pretraining import given_model
+
+__all__ = ["evaluate", "evaluate_given", "read_lines", "read_scores"]
 
 
-def evaluate(run: Run) -> None:
+def evaluate(run: Run, training: Training) -> None:
     """Segment held-out images whole and score them, as many as the time limit allows."""
     from nnunet_medseg.nnunet.environment import chatter
     from nnunet_medseg.nnunet.weights import read_checkpoint
 
     require_dataset(run)
-    checked = load_checked(run.folder.check_file)
-    cases = read_cases(run.folder.raw, "evaluate")
-    run.folder.evaluation_file.touch()
-    if not cases:
+    cases = cases_of(run, split_of(run, training).evaluate)
+    training.folder.evaluation_file.touch()
+    if not cases or training.folder.failed_file.exists():
         return
-    done = {score["case"]: score["seconds"] for score in _read_lines(run.folder.evaluation_file)}
-    order = np.random.default_rng(run.options.seed).permutation(len(cases))
-    limit_s = math.inf if run.options.evaluate_all else evaluation_limit_s(run.options.minutes * 60)
     with chatter(run.folder.log_file):
-        model = make_model(run, read_checkpoint(run.folder.checkpoint_file))
-        is_fast = run.device.kind == "cpu" and run.device.has_fast_bf16
-        segmenter = make_segmenter(model, run, in_bfloat16=is_fast)
-    with console.progress("Evaluating", len(cases), "cases") as bar:
-        for case in (cases[place] for place in order if cases[place].name not in done):
-            if done and sum(done.values()) + max(done.values()) > limit_s:
-                console.detail(
-                    f"{len(done)} of {len(cases)} cases in the time; --evaluate_all: all"
-                )
-                break
-            started = time.monotonic()
-            score = _score(run, segmenter, case, checked)
-            done[case.name] = time.monotonic() - started
-            _append_line(run.folder.evaluation_file, asdict(score) | {"seconds": done[case.name]})
-            bar.update(len(done))
+        model = make_model(run, training, read_checkpoint(training.folder.checkpoint_file))
+        segmenter = _fast_segmenter(run, model)
+    limit_s = math.inf if evaluates_all(run) else evaluation_limit_s(training.asked_s)
+    _Scoring(run, segmenter, training.folder.evaluation_file, limit_s).score(cases)
 
 
-def _score(run: Run, segmenter: Any, case: RawCase, checked: Checked) -> CaseScore:
+def evaluate_given(run: Run) -> None:
+    """Score the model that the training is to start from, on the same cases, when its labels fit.
+
+    Its plans and its reader are its own; only the labels it shares with the dataset are scored.
+    """
     from nnunet_medseg.nnunet.environment import chatter
-    from nnunet_medseg.nnunet.inference import read_truth
 
+    require_dataset(run)
+    training = trainings_of(run)[0]
+    cases = cases_of(run, split_of(run, training).evaluate)
+    run.folder.given_evaluation_file.touch()
+    given = given_model(run)
+    if not cases or given is None:
+        console.detail("the given model is not measured: nothing is held out, or it does not fit")
+        return
     with chatter(run.folder.log_file):
-        predicted = segmenter.segment(case.images)
-    truth = read_truth(case.label)
-    spacing = next(item.spacing_mm for item in checked.facts if item.name == case.name)
-    voxel_ml = math.prod(spacing) / 1000
-    dice = dice_by_label(truth, predicted, [label.index for label in checked.labels])
-    return CaseScore(
-        case.name,
-        {label.name: dice[label.index] for label in checked.labels},
-        {label.name: float((truth == label.index).sum() * voxel_ml) for label in checked.labels},
-        {
-            label.name: float((predicted == label.index).sum() * voxel_ml)
-            for label in checked.labels
-        },
+        segmenter = _fast_segmenter(run, given.model)
+    limit_s = math.inf if evaluates_all(run) else evaluation_limit_s(training.asked_s)
+    scoring = _Scoring(run, segmenter, run.folder.given_evaluation_file, limit_s, given.index_of)
+    scoring.score(
+        [
+            replace(case, images=tuple(case.images[place] for place in given.channels))
+            for case in cases
+        ]
     )
+
+
+def _fast_segmenter(run: Run, model: Any) -> Any:
+    is_fast = run.device.kind == "cpu" and run.device.has_fast_bf16
+    return make_segmenter(model, run, in_bfloat16=is_fast)
+
+
+class _Scoring:
+    """Scores cases in seeded order, and writes each one down at once."""
+
+    def __init__(
+        self,
+        run: Run,
+        segmenter: Any,
+        path: Path,
+        limit_s: float,
+        index_of: Mapping[int, int] | None = None,
+    ) -> None:
+        self._run = run
+        self._segmenter = segmenter
+        self._path = path
+        self._limit_s = limit_s
+        self._index_of = index_of
+        self._checked = load_checked(run.folder.check_file)
+
+    def score(self, cases: Sequence[RawCase]) -> None:
+        done = {score["case"]: score["seconds"] for score in read_lines(self._path)}
+        order = np.random.default_rng(self._run.options.seed).permutation(len(cases))
+        with console.progress("Evaluating", len(cases), "cases") as bar:
+            for case in (cases[place] for place in order if cases[place].name not in done):
+                if done and sum(done.values()) + max(done.values()) > self._limit_s:
+                    console.detail(
+                        f"{len(done)} of {len(cases)} cases in the time; --evaluate_all: all"
+                    )
+                    break
+                started = time.monotonic()
+                score = self._score(case)
+                done[case.name] = time.monotonic() - started
+                _append_line(self._path, asdict(score) | {"seconds": done[case.name]})
+                bar.update(len(done))
+
+    def _score(self, case: RawCase) -> CaseScore:
+        labels, log = self._checked.labels, self._run.folder.log_file
+        if self._index_of is not None:
+            known = set(self._index_of.values())
+            labels = tuple(label for label in labels if label.index in known)
+        spacing = next(item.spacing_mm for item in self._checked.facts if item.name == case.name)
+        voxel_ml = math.prod(spacing) / 1000
+        return score_case(self._segmenter, case, labels, voxel_ml, log, self._index_of)
+
+
+def read_scores(path: Path) -> list[CaseScore]:
+    """Return the scores that were written down; none where nothing was evaluated."""
+    if not path.exists():
+        return []
+    return [
+        CaseScore(row["case"], row["dice"], row["truth_ml"], row["predicted_ml"])
+        for row in read_lines(path)
+    ]
 
 
 def _append_line(path: Path, record: dict[str, Any]) -> None:
@@ -91,7 +141,8 @@ def _append_line(path: Path, record: dict[str, Any]) -> None:
         lines.write(json.dumps(record) + "\n")
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a file of lines, and cut off a last line that is not whole."""
     lines = path.read_text(encoding="utf-8").splitlines()
     records = []
     for line in lines:
@@ -103,32 +154,3 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     if len(records) < len(lines):
         path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     return records
-
-
-def report(run: Run) -> None:
-    """Write summary, metrics and the key of case names; the model's figures go to the manifest."""
-    checked = load_checked(run.folder.check_file)
-    scores = [
-        CaseScore(row["case"], row["dice"], row["truth_ml"], row["predicted_ml"])
-        for row in _read_lines(run.folder.evaluation_file)
-    ]
-    names = [label.name for label in checked.labels]
-    write_metrics(run.folder.report / "metrics.csv", names, scores)
-    if run.options.key:
-        sources = {case.name: case.source for case in checked.cases}
-        write_case_key(run.folder.report / "case_key.csv", sources)
-    facts = _evaluation_facts(names, scores, len(checked.split.evaluate))
-    write_json(run.folder.quality_file, facts.model_dump(mode="json"))
-
-
-def _evaluation_facts(
-    names: Sequence[str], scores: Sequence[CaseScore], of_cases: int
-) -> EvaluationFacts:
-    by_label = {name: mean_dice([score.dice[name] for score in scores]) for name in names}
-    mean = mean_dice(list(by_label.values()))
-    return EvaluationFacts(
-        mean_dice=None if math.isnan(mean) else mean,
-        dice={name: None if math.isnan(dice) else dice for name, dice in by_label.items()},
-        cases=len(scores),
-        of_cases=of_cases,
-    )

@@ -2,90 +2,180 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import shutil
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nnunet_medseg import console
 from nnunet_medseg.budget.fit import measuring_limit_s
 from nnunet_medseg.budget.recipe import Recipe, choose_recipe
+from nnunet_medseg.budget.size import PlanWish
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import describe_json, read_cases
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.hardware import core_count, free_memory_bytes, workers_for
 from nnunet_medseg.run_folder import DATASET_NAME
-from nnunet_medseg.workflows.stage import Run
+from nnunet_medseg.workflows.options import TrainOptions
+from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
+    cases_of,
+    content_key,
+    prepared_folder,
     raw_files,
     read_shapes,
+    recipe_of,
     require_dataset,
+    split_of,
     training_setup,
+    trainings_of,
     watched_cases,
 )
+from nnunet_medseg.workflows.stages.pretraining import plan_from_model
+from nnunet_medseg.workflows.variables import AUTO, VARIABLES, numbers_of
 
 # Reading, normalising and resampling keep a few float64 copies (default_resampling.py of 2.8.1).
 WORK_BYTES_A_VOXEL = 48
 
 
 def plan(run: Run) -> None:
-    """Measure the training cases, and plan so that enough steps fit into the minutes."""
-    from nnunet_medseg.nnunet.environment import chatter
-
+    """Measure the cases, and plan each training so that enough steps fit into its minutes."""
     require_dataset(run)
     # A plan for other minutes may lie here, with what was preprocessed for it.
     shutil.rmtree(run.folder.dataset, ignore_errors=True)
-    cases = read_cases(run.folder.raw, "train")
-    workers = _say_workers(run, read_shapes(run), len(cases))
-    with console.progress("Measuring", len(cases), "cases") as bar, chatter(run.folder.log_file):
-        from nnunet_medseg.nnunet.planning import extract_fingerprint
+    shutil.rmtree(run.folder.root / "prepared", ignore_errors=True)
+    _measure_cases(run)
+    same: dict[str, Any] = {}
+    for training in trainings_of(run):
+        training.folder.root.mkdir(exist_ok=True)
+        if training.options.pretrained is not None:
+            plan_from_model(run, training)
+            continue
+        key = _plan_key(training.options)
+        if key not in same:
+            same[key] = _plan_for_time(run, training)
+        _write(training, same[key])
 
-        extract_fingerprint(
-            [raw_files(case) for case in cases],
-            run.folder.dataset,
-            workers=workers,
-            log=run.folder.log_file,
-            on_case=bar.update,
-        )
-    _plan_for_time(run)
+
+def _plan_key(options: TrainOptions) -> str:
+    """Return what trainings have in common that share a plan."""
+    names = ("plan", *(name for name, variable in VARIABLES.items() if variable.is_of_plan))
+    return json.dumps([getattr(options, name) for name in names])
 
 
-def _plan_for_time(run: Run) -> None:
+def _measure_cases(run: Run) -> None:
+    """Write the fingerprint, or take it from the store when the same cases were measured before."""
     from nnunet_medseg.nnunet.environment import chatter
 
-    limit_s, started = measuring_limit_s(run.options.minutes * 60), time.monotonic()
+    planned = load_checked(run.folder.check_file).open_to_training
+    key = hashlib.sha256(json.dumps([content_key(run), planned]).encode()).hexdigest()[:16]
+    kept = run.store / "fingerprints" / key
+    if not kept.is_dir():
+        cases = cases_of(run, planned)
+        workers = _say_workers(run, read_shapes(run), len(cases))
+        part = kept.with_name(f".{key}.partial")
+        shutil.rmtree(part, ignore_errors=True)
+        with (
+            console.progress("Measuring", len(cases), "cases") as bar,
+            chatter(run.folder.log_file),
+        ):
+            from nnunet_medseg.nnunet.planning import extract_fingerprint
+
+            extract_fingerprint(
+                [raw_files(case) for case in cases],
+                part,
+                workers=workers,
+                log=run.folder.log_file,
+                on_case=bar.update,
+            )
+        part.rename(kept)
+    shutil.copytree(kept, run.folder.dataset)
+
+
+def _plan_for_time(run: Run, training: Training) -> Any:
+    from nnunet_medseg.nnunet.environment import chatter
+
+    limit_s, started = measuring_limit_s(training.asked_s), time.monotonic()
+    speeds = _Speeds(run)
     with (
         console.progress("Measuring steps", limit_s, None) as bar,
         chatter(run.folder.log_file),
     ):
-        from nnunet_medseg.nnunet.planning import read_smallest_object_mm3, write_plans
-        from nnunet_medseg.nnunet.sizing import plan_for_time
+        from nnunet_medseg.nnunet.planning import read_smallest_object_mm3
+        from nnunet_medseg.nnunet.sizing import PlanTask, plan_for_time
 
         def on_measured(name: str, step_s: float) -> None:
             bar.update(min(limit_s, time.monotonic() - started), f"{step_s:.2f} s a step: {name}")
 
-        sized = plan_for_time(
+        is_free = training.options.plan == "auto"
+        task = PlanTask(
             DATASET_NAME,
             describe_json(run.folder.raw),
-            training_setup(run, Recipe()),
-            read_smallest_object_mm3(run.folder.dataset) if run.options.plan == "auto" else None,
-            on_measured=on_measured,
+            training_setup(run, training, Recipe(), run.folder.root),
+            read_smallest_object_mm3(run.folder.dataset) if is_free else None,
+            _wish_of(training.options),
+            speeds.known,
         )
-        write_plans(run.folder.dataset, sized.plans)
+        sized = plan_for_time(task, on_measured)
+    speeds.save()
+    console.detail(f"{sized.configuration}: {sized.choice.candidate.name}")
+    console.detail(sized.choice.reason)
+    return sized
+
+
+class _Speeds:
+    """Seconds a step, as measured on this device for a dataset that is kept."""
+
+    def __init__(self, run: Run) -> None:
+        self._path = run.store / "speeds.json"
+        self._device = run.device.name
+        self._all: dict[str, dict[str, float]] = {}
+        if self._path.exists():
+            self._all = read_json(self._path)
+        self.known = dict(self._all.get(self._device, {}))
+
+    def save(self) -> None:
+        """Write what was measured; what did not fit into the memory may fit another time."""
+        fitting = {name: step_s for name, step_s in self.known.items() if math.isfinite(step_s)}
+        write_json(self._path, self._all | {self._device: fitting})
+
+
+def _wish_of(options: TrainOptions) -> PlanWish:
+    """Return what the options ask of a plan."""
+
+    def given(name: str) -> Any:
+        value = getattr(options, name)
+        return None if value == AUTO else value
+
+    spacing, patch = given("spacing"), given("patch_size")
+    return PlanWish(
+        configuration=given("configuration"),
+        network=given("network"),
+        spacing_mm=None if spacing is None else numbers_of(spacing),
+        patch=None if patch is None else tuple(int(side) for side in numbers_of(patch)),
+        batch=given("batch_size"),
+    )
+
+
+def _write(training: Training, sized: Any) -> None:
+    from nnunet_medseg.nnunet.planning import write_plans
+
     choice = sized.choice
-    recipe = choose_recipe(choice.steps)
-    console.detail(f"{sized.configuration}: {choice.candidate.name}")
-    console.detail(choice.reason)
+    write_plans(training.folder.root, sized.plans)
     write_json(
-        run.folder.plan_file,
+        training.folder.plan_file,
         {
             "plan": choice.candidate.name,
             "reason": choice.reason,
             "step_s": choice.step_s if math.isfinite(choice.step_s) else None,
             "steps": choice.steps,
-            "recipe": recipe.to_json(),
+            "recipe": recipe_of(training.options, choose_recipe(choice.steps)).to_json(),
         },
     )
 
@@ -102,32 +192,52 @@ def _say_workers(run: Run, shapes: Sequence[tuple[int, ...]], items: int) -> int
 
 
 def preprocess(run: Run) -> None:
-    """Crop, normalise and resample the cases that train, and those watched meanwhile."""
+    """Crop, normalise and resample the cases that train, and those watched meanwhile.
+
+    What lies in the store for the same images, spacing and normalisation is not done again.
+    """
+    require_dataset(run)
+    trainings: dict[Path, list[Training]] = {}
+    for training in trainings_of(run):
+        trainings.setdefault(prepared_folder(run, training), []).append(training)
+    for folder, sharing in trainings.items():
+        names = {name for training in sharing for name in _needed(run, training)}
+        _preprocess_into(run, folder, sharing[0], names)
+
+
+def _needed(run: Run, training: Training) -> set[str]:
+    if run.options.keep_dataset:
+        # Another fold will train on those that are held out in this one.
+        return {case.name for case in read_cases(run.folder.raw)}
+    watched = {case.name for case in watched_cases(run, training)}
+    return watched | set(split_of(run, training).train)
+
+
+def _preprocess_into(run: Run, folder: Path, training: Training, names: set[str]) -> None:
     from nnunet_medseg.nnunet.environment import chatter
 
-    require_dataset(run)
-    cases = [*read_cases(run.folder.raw, "train"), *watched_cases(run)]
     with chatter(run.folder.log_file):
-        from nnunet_medseg.nnunet.planning import preprocess
+        from nnunet_medseg.nnunet.planning import Preparation, configuration_of, preprocess
 
-    workers = _say_workers(run, _planned_shapes(run), len(cases))
+    plans, configuration = configuration_of(training.folder.root)
+    cases = cases_of(run, names)
+    workers = _say_workers(run, _planned_shapes(run, plans["configurations"]), len(cases))
     with (
         console.progress("Preprocessing", len(cases), "cases") as bar,
         chatter(run.folder.log_file),
     ):
         preprocess(
             [raw_files(case) for case in cases],
-            run.folder.dataset,
+            Preparation(plans, configuration, describe_json(run.folder.raw), folder),
             workers=workers,
             log=run.folder.log_file,
             on_case=bar.update,
         )
 
 
-def _planned_shapes(run: Run) -> list[tuple[int, ...]]:
+def _planned_shapes(run: Run, configurations: dict[str, Any]) -> list[tuple[int, ...]]:
     """Return for each case the larger of its shapes before and after resampling."""
-    plans = read_json(run.folder.dataset / "nnUNetPlans.json")
-    ((_, chosen),) = plans["configurations"].items()
+    ((_, chosen),) = configurations.items()
     target = float(np.prod(chosen["spacing"]))
     shapes: list[tuple[int, ...]] = []
     for facts in load_checked(run.folder.check_file).facts:

@@ -16,21 +16,38 @@ from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import (
     RawCase,
     describe_json,
-    read_cases,
 )
+from nnunet_medseg.dataset.splits import Split
+from nnunet_medseg.errors import BudgetError, TrainingError
 from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.hardware import held_memory_bytes
 from nnunet_medseg.workflows.interrupt import InterruptFlag
-from nnunet_medseg.workflows.stage import Run
+from nnunet_medseg.workflows.options import variants_of
+from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
+    cases_of,
+    evaluates_all,
     make_model,
     make_segmenter,
     precision_of,
+    prepared_folder,
     require_dataset,
+    split_of,
     training_setup,
+    trainings_of,
 )
 
 
-def train(run: Run) -> None:
+def train_variant(run: Run, training: Training) -> None:
+    """Train as `train` does, but leave the other variants their turn when this one fails."""
+    try:
+        train(run, training)
+    except (BudgetError, TrainingError) as error:
+        console.warn(f"{training.title} failed, the others go on: {error.problem}")
+        write_json(training.folder.failed_file, {"problem": error.problem})
+
+
+def train(run: Run, training: Training) -> None:
     """Train until the time is over; write hashes and a reference segmentation of the result."""
     from nnunet_medseg.nnunet.environment import chatter
 
@@ -38,14 +55,14 @@ def train(run: Run) -> None:
         from nnunet_medseg.nnunet.planning import configuration_of
         from nnunet_medseg.nnunet.trainer import make_trainer
 
-        plans, configuration = configuration_of(run.folder.dataset)
-        recipe = Recipe(**read_json(run.folder.plan_file)["recipe"])
-        setup = training_setup(run, recipe)
+        plans, configuration = configuration_of(training.folder.root)
+        recipe = Recipe(**read_json(training.folder.plan_file)["recipe"])
+        setup = training_setup(run, training, recipe, prepared_folder(run, training))
         trainer = make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
-    _announce(run)
-    _train_with_bar(run, trainer)
+    _announce(run, training)
+    memory_bytes = _train_with_bar(run, training, trainer)
     _say_speed(trainer)
-    _record_training(run, trainer)
+    _record_training(run, training, trainer, memory_bytes)
 
 
 def _say_speed(trainer: Any) -> None:
@@ -58,38 +75,59 @@ def _say_speed(trainer: Any) -> None:
     )
 
 
-def _announce(run: Run) -> None:
+def _announce(run: Run, training: Training) -> None:
     from nnunet_medseg.nnunet.history import read_history
     from nnunet_medseg.nnunet.trainer import will_compile
 
     precision = precision_of(run)
     compiled = (
         ", compiled first, which takes minutes"
-        if will_compile(run.device, run.options.minutes * 60)
+        if will_compile(run.device, training.asked_s)
         else ""
     )
     console.detail(f"training on {run.device.name} in {precision}{compiled}")
-    if run.device.kind == "cpu":
+    if run.device.kind == "cpu" and training.name == trainings_of(run)[0].name:
         console.detail("a GPU does many times as many iterations in the same minutes")
-    used_s = max((epoch.used_s for epoch in read_history(run.folder.history_file)), default=0.0)
-    end = datetime.now().astimezone() + timedelta(seconds=run.options.minutes * 60 - used_s)
+    used_s = max(
+        (epoch.used_s for epoch in read_history(training.folder.history_file)), default=0.0
+    )
+    end = datetime.now().astimezone() + timedelta(seconds=training.asked_s - used_s)
     text = f"training ends at {end:%H:%M:%S}"
-    if read_cases(run.folder.raw, "evaluate"):
-        limit = end + timedelta(seconds=evaluation_limit_s(run.options.minutes * 60))
+    if split_of(run, training).evaluate:
+        limit = end + timedelta(seconds=evaluation_limit_s(training.asked_s))
         text += f", evaluation by {limit:%H:%M:%S} at the latest, the rest in about half a minute"
-        if run.options.evaluate_all:
+        if evaluates_all(run):
             text = f"training ends at {end:%H:%M:%S}, then every held-out case is evaluated"
     console.detail(text)
+    _announce_others(run, training, end)
 
 
-def _train_with_bar(run: Run, trainer: Any) -> None:
+def _announce_others(run: Run, training: Training, end: datetime) -> None:
+    """Say when the last of several trainings will end."""
+    all_of_them = trainings_of(run)
+    place = [other.name for other in all_of_them].index(training.name) + 1
+    if len(all_of_them) == 1:
+        return
+    changes = variants_of(run.options)[place - 1 : place]
+    about = "".join(f" {name}={value}" for one in changes for name, value in one.items())
+    last = end + timedelta(seconds=sum(other.asked_s for other in all_of_them[place:]))
+    console.detail(
+        f"{training.title}{about}: {place} of {len(all_of_them)}; the last training ends at "
+        f"{last:%H:%M:%S}, beside the time for evaluation"
+    )
+
+
+def _train_with_bar(run: Run, training: Training, trainer: Any) -> int:
+    """Train; return the most memory that was held at the end of an epoch, in bytes."""
     from nnunet_medseg.nnunet.environment import chatter
     from nnunet_medseg.nnunet.history import Epoch
 
-    asked_s = run.options.minutes * 60
+    asked_s = training.asked_s
     notes = ["starting"]
+    held_bytes = [0]
 
     def on_epoch(epoch: Epoch) -> None:
+        held_bytes.append(held_memory_bytes(run.device))
         dice = "" if epoch.patch_dice is None else f", Dice of patches {epoch.patch_dice:.3f}"
         end = datetime.now().astimezone() + timedelta(seconds=max(0.0, asked_s - epoch.used_s))
         notes[0] = (
@@ -108,30 +146,31 @@ def _train_with_bar(run: Run, trainer: Any) -> None:
             interrupt.is_set,
             console.warn,
         )
+    return max(held_bytes)
 
 
-def _record_training(run: Run, trainer: Any) -> None:
+def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: int) -> None:
     from nnunet_medseg.nnunet.environment import chatter
     from nnunet_medseg.nnunet.history import read_history
     from nnunet_medseg.nnunet.weights import hash_tensors, read_checkpoint
 
     require_dataset(run)
-    _keep_what_fitted(run, trainer)
-    last = read_history(run.folder.history_file)[-1]
-    case = _reference_case(run)
+    _keep_what_fitted(training, trainer)
+    last = read_history(training.folder.history_file)[-1]
+    case = reference_case(run, split_of(run, training))
     with chatter(run.folder.log_file):
         # From the network in memory, not from a file: the file is what will be verified.
         state = trainer.network_state()
         tensors = hash_tensors(state["network_weights"])
-        model = make_model(run, state)
+        model = make_model(run, training, state)
         segmenter = make_segmenter(model, run)
         started = time.monotonic()
         labels = segmenter.segment(case.images)
         reference_s = time.monotonic() - started
-    np.savez_compressed(run.folder.reference_file, labels=labels)
-    content = read_checkpoint(run.folder.checkpoint_file)
+    np.savez_compressed(training.folder.reference_file, labels=labels)
+    content = read_checkpoint(training.folder.checkpoint_file)
     record = {
-        "asked_s": run.options.minutes * 60,
+        "asked_s": training.asked_s,
         "used_s": content["used_s"],
         "iterations": content["iterations"],
         "epochs": content["epoch"],
@@ -142,28 +181,29 @@ def _record_training(run: Run, trainer: Any) -> None:
         "tensors": tensors,
         "reference_s": reference_s,
         "reference_images": [str(path) for path in case.images],
+        "memory_bytes": memory_bytes,
     }
-    write_json(run.folder.training_file, record)
+    write_json(training.folder.training_file, record)
 
 
-def _keep_what_fitted(run: Run, trainer: Any) -> None:
+def _keep_what_fitted(training: Training, trainer: Any) -> None:
     """Write batch and patch into the plans when they became smaller for lack of memory."""
     from nnunet_medseg.nnunet.planning import configuration_of, write_plans
 
-    plans, name = configuration_of(run.folder.dataset)
+    plans, name = configuration_of(training.folder.root)
     chosen, fitted = plans["configurations"][name], trainer.configuration_manager
     batch, patch = int(fitted.batch_size), [int(side) for side in fitted.patch_size]
     if (batch, patch) != (chosen["batch_size"], chosen["patch_size"]):
         chosen["batch_size"], chosen["patch_size"] = batch, patch
-        write_plans(run.folder.dataset, plans)
-        planned = read_json(run.folder.plan_file)
+        write_plans(training.folder.root, plans)
+        planned = read_json(training.folder.plan_file)
         shown = " x ".join(str(side) for side in patch)
         smaller = f"; for lack of memory patch {shown}, batch {batch}"
-        write_json(run.folder.plan_file, planned | {"plan": planned["plan"] + smaller})
+        write_json(training.folder.plan_file, planned | {"plan": planned["plan"] + smaller})
 
 
-def _reference_case(run: Run) -> RawCase:
+def reference_case(run: Run, split: Split) -> RawCase:
     """Return the smallest case: it is predicted twice more, once in the proof."""
     facts = {item.name: item for item in load_checked(run.folder.check_file).facts}
-    cases = read_cases(run.folder.raw, "evaluate") or read_cases(run.folder.raw, "train")
+    cases = cases_of(run, split.evaluate or split.train)
     return min(cases, key=lambda case: math.prod(facts[case.name].shape))

@@ -1,0 +1,89 @@
+"""What was found in files that were read before, so that a kept dataset is not read again.
+
+Promises: a case counts as known only when every one of its files has the same hash as then.
+Does not promise: to know cases with errors; these are read every time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from nnunet_medseg.dataset.case import Case, Finding
+from nnunet_medseg.dataset.checks import CaseFacts, Inspection, inspect_cases
+from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.volume import files_of
+
+__all__ = ["InspectionRecord", "facts_from_json"]
+
+FORMAT = 1
+
+
+class InspectionRecord:
+    """Inspections by the hashes of a case's files, in a file.
+
+    Args:
+        path: The file; another version's, or none, is an empty record.
+        hashes: SHA-256 of the files of the dataset, by path; a file without one is read.
+    """
+
+    def __init__(self, path: Path, hashes: Mapping[Path, str]) -> None:
+        self._path = path
+        self._hashes = hashes
+        self._known: dict[str, dict[str, Any]] = {}
+        if path.exists():
+            content = read_json(path)
+            self._known = content["cases"] if content.get("format") == FORMAT else {}
+
+    def inspect(
+        self, cases: Sequence[Case], on_case: Callable[[int], None] = lambda _: None
+    ) -> list[Inspection]:
+        """Return what is known of each case, and read the others.
+
+        Args:
+            cases: What to inspect.
+            on_case: Called with the number of cases that are done.
+        """
+        keys = [self._key(case) for case in cases]
+        # Before any is read: of two cases with the same new files, both are.
+        are_known = [key in self._known for key in keys]
+        new = [case for case, is_known in zip(cases, are_known, strict=True) if not is_known]
+        before = len(cases) - len(new)
+        read = iter(inspect_cases(new, lambda done: on_case(before + done)))
+        found = []
+        for case, key, is_known in zip(cases, keys, are_known, strict=True):
+            if is_known:
+                found.append(_recall(self._known[key], case))
+                continue
+            inspection = next(read)
+            found.append(inspection)
+            if key and inspection.facts is not None:
+                self._known[key] = asdict(inspection)
+        write_json(self._path, {"format": FORMAT, "cases": self._known}, mode=0o600)
+        return found
+
+    def _key(self, case: Case) -> str:
+        files = [part for path in (*case.images, case.label) for part in files_of(path)]
+        hashes = [self._hashes.get(path, "") for path in files]
+        return "-".join(hashes) if all(hashes) else ""
+
+
+def _recall(record: dict[str, Any], case: Case) -> Inspection:
+    facts = replace(facts_from_json(record["facts"]), name=case.name)
+    findings = [Finding(**item) for item in record["findings"]]
+    return Inspection(facts, tuple(replace(item, case=case.source) for item in findings))
+
+
+def facts_from_json(item: dict[str, Any]) -> CaseFacts:
+    """Return the facts of a case from plain types, as `dataclasses.asdict` and JSON leave them."""
+    return CaseFacts(
+        name=item["name"],
+        shape=tuple(item["shape"]),
+        spacing_mm=tuple(item["spacing_mm"]),
+        value_ranges=tuple((low, high) for low, high in item["value_ranges"]),
+        label_voxels={int(value): count for value, count in item["label_voxels"].items()},
+        shifted_files=tuple(item["shifted_files"]),
+        content=item["content"],
+    )

@@ -1,0 +1,78 @@
+"""Segment a case whose truth is known, and score it.
+
+Truth and segmentation are read in the orientation of the model's own reader, so that models of
+any reader are scored alike: a Dice does not depend on where the axes point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nnunet_medseg.dataset.labels import LabelMap
+from nnunet_medseg.dataset.raw_layout import RawCase
+from nnunet_medseg.evaluation.overlap import dice_by_label
+from nnunet_medseg.report.summary import CaseScore
+
+__all__ = ["predicted_values", "score_case"]
+
+
+def score_case(
+    segmenter: Any,
+    case: RawCase,
+    labels: LabelMap,
+    voxel_ml: float,
+    log: Path,
+    index_of: Mapping[int, int] | None = None,
+) -> CaseScore:
+    """Segment a case and compare it with its label map.
+
+    Args:
+        segmenter: A `Segmenter`.
+        case: A converted case; its label map holds the indices of the labels.
+        labels: The labels to score.
+        voxel_ml: Volume of a voxel in ml.
+        log: File that takes what nnU-Net prints.
+        index_of: As for `predicted_values`.
+    """
+    from nnunet_medseg.nnunet.environment import chatter
+
+    with chatter(log):
+        predicted = predicted_values(segmenter.segment(case.images), index_of)
+        truth = segmenter.read_truth(case.label)
+    dice = dice_by_label(truth, predicted, [label.index for label in labels])
+    return CaseScore(
+        case.name,
+        {label.name: dice[label.index] for label in labels},
+        _volumes_ml(truth, labels, voxel_ml),
+        _volumes_ml(predicted, labels, voxel_ml),
+    )
+
+
+def predicted_values(
+    predicted: np.ndarray[Any, Any], index_of: Mapping[int, int] | None = None
+) -> np.ndarray[Any, Any]:
+    """Return a segmentation in the indices of the dataset.
+
+    Args:
+        predicted: What a model writes, any shape.
+        index_of: From the model's index to the dataset's; an index that is not in it becomes
+            background. None when both number the labels alike.
+
+    Examples:
+        >>> predicted_values(np.array([0, 1, 2, 3]), {1: 2, 2: 1})
+        array([0, 2, 1, 0], dtype=uint16)
+    """
+    if index_of is None:
+        return predicted
+    values = np.zeros(predicted.shape, dtype=np.uint16)
+    for index, ours in index_of.items():
+        values[predicted == index] = ours
+    return values
+
+
+def _volumes_ml(array: np.ndarray[Any, Any], labels: LabelMap, voxel_ml: float) -> dict[str, float]:
+    return {label.name: float((array == label.index).sum() * voxel_ml) for label in labels}

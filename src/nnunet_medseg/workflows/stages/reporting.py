@@ -1,0 +1,213 @@
+"""Report: scores of all trainings, which one is handed over, and what people read about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from nnunet_medseg import console
+from nnunet_medseg.bundle.manifest import ComparedFacts, EvaluationFacts, PretrainedFacts
+from nnunet_medseg.dataset.checked import load_checked
+from nnunet_medseg.errors import TrainingError
+from nnunet_medseg.evaluation.overlap import mean_dice
+from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.report.comparison import (
+    Comparison,
+    Entry,
+    compare_entries,
+    table_rows,
+    write_comparison,
+)
+from nnunet_medseg.report.summary import CaseScore, write_case_key, write_metrics
+from nnunet_medseg.workflows.options import variants_of
+from nnunet_medseg.workflows.stage import Run, Training
+from nnunet_medseg.workflows.stages.common import handed_over, trainings_of
+from nnunet_medseg.workflows.stages.evaluation import read_scores
+
+__all__ = ["report"]
+
+FLATTERED = (
+    "The best was chosen on the same cases that measure it, so that its Dice is somewhat flattered."
+)
+GIVEN, TUNED, SCRATCH = "the given model", "fine-tuned", "from scratch"
+
+
+def report(run: Run) -> None:
+    """Compare the trainings, and write the figures of what is handed over.
+
+    Of variants the best is handed over, of folds all, and of a training that is compared with one
+    from scratch the training itself.
+    """
+    checked = load_checked(run.folder.check_file)
+    comparison = _compare(run)
+    if run.options.vary:
+        write_json(run.folder.chosen_file, {"training": _choose(run, comparison)})
+    scores = [
+        score
+        for training in handed_over(run)
+        for score in read_scores(training.folder.evaluation_file)
+    ]
+    labels = [label.name for label in checked.labels]
+    write_metrics(run.folder.report / "metrics.csv", labels, scores)
+    if run.options.key:
+        sources = {case.name: case.source for case in checked.cases}
+        write_case_key(run.folder.report / "case_key.csv", sources)
+    facts = _evaluation_facts(labels, scores, len(set(checked.evaluated)))
+    content: dict[str, Any] = {"evaluation": facts.model_dump(mode="json")}
+    if comparison is not None:
+        content["compared"] = [item.model_dump(mode="json") for item in _compared(comparison)]
+        content["verdict"] = _verdict(run, comparison)
+    if run.options.pretrained is not None:
+        content["pretrained"] = _pretrained_facts(run).model_dump(mode="json")
+    write_json(run.folder.quality_file, content)
+
+
+def _evaluation_facts(
+    names: Sequence[str], scores: Sequence[CaseScore], of_cases: int
+) -> EvaluationFacts:
+    by_label = {name: mean_dice([score.dice[name] for score in scores]) for name in names}
+    mean = mean_dice(list(by_label.values()))
+    return EvaluationFacts(
+        mean_dice=None if math.isnan(mean) else mean,
+        dice={name: None if math.isnan(dice) else dice for name, dice in by_label.items()},
+        cases=len(scores),
+        of_cases=of_cases,
+    )
+
+
+# --- several trainings side by side ------------------------------------------------------------
+
+
+def _compare(run: Run) -> Comparison | None:
+    """Compare what was measured on the same cases, show it, and write it down."""
+    entries = _entries(run)
+    if not entries or (len(entries) < 2 and not run.options.vary):
+        return None
+    cases = set.intersection(*(set(entry.scores) for entry in entries))
+    entries = [
+        Entry(
+            entry.name,
+            {case: dice for case, dice in entry.scores.items() if case in cases},
+            entry.seconds,
+            entry.memory_bytes,
+        )
+        for entry in entries
+    ]
+    if not cases:
+        return None
+    comparison = compare_entries(entries, seed=run.options.seed)
+    title = f"On the same {len(cases)} held-out cases, with intervals of 95 %"
+    console.table(title, *table_rows(comparison))
+    console.detail(_verdict(run, comparison))
+    write_comparison(run.folder.report / "comparison.csv", comparison, entries)
+    return comparison
+
+
+def _choose(run: Run, comparison: Comparison | None) -> str:
+    """Return the name of the best variant's training."""
+    names = _variant_names(run)
+    if comparison is None:
+        first = read_json(trainings_of(run)[0].folder.failed_file)["problem"]
+        problem = f"No variant could be trained and measured. The first: {first}"
+        raise TrainingError(problem, fix="Start again with --fresh, more minutes or other values.")
+    return next(name for name, shown in names.items() if shown == comparison.best)
+
+
+def _verdict(run: Run, comparison: Comparison) -> str:
+    """Return the verdict of the comparison, and what it does not say by itself."""
+    if run.options.vary:
+        failed = [
+            shown
+            for name, shown in _variant_names(run).items()
+            if run.folder.training(name).failed_file.exists()
+        ]
+        text = f" Failed: {', '.join(failed)}." if failed else ""
+        return f"{comparison.verdict} {FLATTERED}{text}"
+    dice = {item.name: item.mean.mean for item in comparison.standings}
+    shared = ", ".join(comparison.standings[0].dice)
+    steps = [
+        f"{_direction(dice[other], dice[TUNED])} {dice[other]:.3f} {of}"
+        for other, of in ((GIVEN, "of the given model"), (SCRATCH, "from scratch"))
+        if other in dice
+    ]
+    text = f"Mean Dice of {shared} after fine-tuning {dice[TUNED]:.3f}: {', '.join(steps)}."
+    worse = [other for other in (GIVEN, SCRATCH) if dice.get(other, 0.0) > dice[TUNED]]
+    if worse:
+        text += f" Fine-tuning did not help here: {' and '.join(worse)} had a higher Dice."
+    return f"{text} {comparison.verdict}"
+
+
+def _direction(before: float, after: float) -> str:
+    if round(before, 3) == round(after, 3):
+        return "the same as"
+    return "up from" if after > before else "down from"
+
+
+def _entries(run: Run) -> list[Entry]:
+    if run.options.vary:
+        names = _variant_names(run)
+        return [
+            _entry(names[training.name], training)
+            for training in trainings_of(run)
+            if not training.folder.failed_file.exists()
+        ]
+    if run.options.pretrained is None:
+        return []
+    tuned, *scratch = trainings_of(run)
+    entries = [_entry(TUNED, tuned), *(_entry(SCRATCH, training) for training in scratch)]
+    given = read_scores(run.folder.given_evaluation_file)
+    if given:
+        # Only what the given model can say.
+        known = set(given[0].dice)
+        entries = [_restricted(entry, known) for entry in entries]
+        entries.append(Entry(GIVEN, {score.case: score.dice for score in given}))
+    return [entry for entry in entries if entry.scores]
+
+
+def _entry(name: str, training: Training) -> Entry:
+    record = read_json(training.folder.training_file)
+    scores = read_scores(training.folder.evaluation_file)
+    return Entry(
+        name,
+        {score.case: score.dice for score in scores},
+        record["used_s"],
+        record["memory_bytes"],
+    )
+
+
+def _restricted(entry: Entry, labels: set[str]) -> Entry:
+    scores = {
+        case: {label: value for label, value in dice.items() if label in labels}
+        for case, dice in entry.scores.items()
+    }
+    return Entry(entry.name, scores, entry.seconds, entry.memory_bytes)
+
+
+def _variant_names(run: Run) -> dict[str, str]:
+    """Return what people call each variant, by the name of its training."""
+    shown = [
+        " ".join(f"{name}={value}" for name, value in changes.items())
+        for changes in variants_of(run.options)
+    ]
+    return dict(zip((training.name for training in trainings_of(run)), shown, strict=True))
+
+
+def _compared(comparison: Comparison) -> list[ComparedFacts]:
+    return [
+        ComparedFacts(
+            name=standing.name,
+            mean_dice=None if math.isnan(standing.mean.mean) else standing.mean.mean,
+            low=None if math.isnan(standing.mean.low) else standing.mean.low,
+            high=None if math.isnan(standing.mean.high) else standing.mean.high,
+            p_value=standing.below_best.p_value if standing.below_best else None,
+            used_s=standing.seconds,
+            memory_bytes=standing.memory_bytes,
+        )
+        for standing in comparison.standings
+    ]
+
+
+def _pretrained_facts(run: Run) -> PretrainedFacts:
+    start = read_json(trainings_of(run)[0].folder.plan_file)["start"]
+    return PretrainedFacts.model_validate(start)

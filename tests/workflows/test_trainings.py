@@ -1,0 +1,292 @@
+"""The trainings of a run: folds, variants, or one; and what stands for the dataset itself."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from makers import write_patients
+
+from nnunet_medseg.dataset.channels import parse_image_types
+from nnunet_medseg.dataset.checked import Checked, Wishes, check_dataset, load_checked, save_checked
+from nnunet_medseg.dataset.intake import read_dataset
+from nnunet_medseg.dataset.labels import parse_labels
+from nnunet_medseg.files import list_files, read_json, write_json
+from nnunet_medseg.hardware import Device
+from nnunet_medseg.run_folder import Journal, RunFolder
+from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
+from nnunet_medseg.workflows.stage import Run
+from nnunet_medseg.workflows.stages.common import (
+    content_key,
+    evaluates_all,
+    handed_over,
+    split_of,
+    trainings_of,
+)
+from nnunet_medseg.workflows.train import stages_of
+
+CPU = Device("cpu", 0, "CPU", has_fast_bf16=False)
+
+
+def make_run(root: Path, *, cases: int = 6, **options) -> Run:
+    """Make a run whose dataset has been listed and checked."""
+    asked = read_train_options(**options)
+    folders = Folders(root / "in", root / "out", root / "work")
+    if not folders.input.exists():
+        write_patients(folders.input, cases=cases)
+    folder = RunFolder(folders.work / "runs" / f"run_{len(list(root.glob('work/runs/*')))}")
+    folder.create(Journal(program_version="0", options={}, dataset_folder=str(folders.input)))
+    listed = list_files(folders.input, hashed=True)
+    write_json(folder.inventory_file, [item.to_json() for item in listed])
+    wishes = Wishes(
+        parse_labels(asked.label), parse_image_types(asked.image_type), asked.fold, asked.seed
+    )
+    outcome = check_dataset(read_dataset(folders.input, None), wishes)
+    save_checked(folder.check_file, outcome.checked)
+    return Run(folder, folders.input, folders, asked, CPU, store=folder.root)
+
+
+def change_checked(run: Run, **changes) -> None:
+    checked: Checked = load_checked(run.folder.check_file)
+    save_checked(run.folder.check_file, replace(checked, **changes))
+
+
+def names_of(run: Run) -> list[str]:
+    return [training.name for training in trainings_of(run)]
+
+
+def handed_over_by(run: Run) -> list[str]:
+    return [training.name for training in handed_over(run)]
+
+
+# --- one training ------------------------------------------------------------------------------
+
+
+def test_a_run_is_one_training_with_all_of_the_minutes(tmp_path):
+    run = make_run(tmp_path, fold="2", minutes=5)
+
+    (training,) = trainings_of(run)
+
+    assert (training.name, training.title, training.fold) == ("training", "training", "2")
+    assert (training.minutes, training.asked_s) == (5, 300)
+    assert training.options == run.options
+    assert training.folder.root == run.folder.root / "trainings" / "training"
+    assert handed_over_by(run) == ["training"]
+
+
+# --- folds -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cases", "folds"), [(2, 2), (4, 4), (6, 5)])
+def test_a_cross_validation_is_a_training_a_fold_that_share_the_minutes(tmp_path, cases, folds):
+    run = make_run(tmp_path, cases=cases, fold="cv", minutes=10)
+
+    trainings = trainings_of(run)
+
+    assert [training.name for training in trainings] == [f"fold_{fold}" for fold in range(folds)]
+    assert [training.fold for training in trainings] == [str(fold) for fold in range(folds)]
+    assert {training.minutes for training in trainings} == {10 / folds}
+    assert len({training.folder.root for training in trainings}) == folds
+    assert handed_over_by(run) == names_of(run)
+
+
+def test_the_trainings_of_a_cross_validation_evaluate_every_case_once(tmp_path):
+    run = make_run(tmp_path, fold="cv")
+
+    evaluated = [
+        case for training in trainings_of(run) for case in split_of(run, training).evaluate
+    ]
+
+    assert sorted(evaluated) == [f"case_{number:04d}" for number in range(1, 7)]
+    assert evaluates_all(run)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"), [({"fold": "0"}, False), ({"fold": "0", "evaluate_all": True}, True)]
+)
+def test_one_fold_is_evaluated_whole_only_when_asked(tmp_path, options, expected):
+    assert evaluates_all(make_run(tmp_path, **options)) is expected
+
+
+# --- variants ----------------------------------------------------------------------------------
+
+VARY = "learning_rate=0.05,0.01 seed=1,2"
+
+
+def test_variants_are_trainings_on_one_split_that_share_the_minutes(tmp_path):
+    run = make_run(tmp_path, vary=VARY, fold="1", minutes=8, oversampling="0.5")
+
+    trainings = trainings_of(run)
+
+    assert names_of(run) == [f"variant_{number}" for number in (1, 2, 3, 4)]
+    assert trainings[0].title == "variant 1"
+    assert {training.fold for training in trainings} == {"1"}
+    assert {training.minutes for training in trainings} == {2}
+    assert [(training.options.learning_rate, training.options.seed) for training in trainings] == [
+        (0.05, 1),
+        (0.05, 2),
+        (0.01, 1),
+        (0.01, 2),
+    ]
+
+
+def test_a_variant_differs_from_what_was_asked_in_what_is_varied_only(tmp_path):
+    run = make_run(tmp_path, vary="mirroring=on,off", fold="0", minutes=4, oversampling="0.5")
+
+    for training, mirroring in zip(trainings_of(run), ("on", "off"), strict=True):
+        assert training.options == replace(run.options, vary="", mirroring=mirroring)
+
+
+@pytest.mark.parametrize("chosen", ["variant_1", "variant_3"])
+def test_of_variants_the_one_that_the_report_chose_is_handed_over(tmp_path, chosen):
+    run = make_run(tmp_path, vary=VARY, fold="0")
+    write_json(run.folder.chosen_file, {"training": chosen})
+
+    assert handed_over_by(run) == [chosen]
+
+
+# --- beside a training from a model ------------------------------------------------------------
+
+
+def test_a_training_from_a_model_stands_beside_one_from_scratch_with_as_many_minutes(tmp_path):
+    run = make_run(
+        tmp_path,
+        pretrained="model",
+        map_labels="a=b",
+        against_scratch=True,
+        fold="0",
+        minutes=3,
+        batch_size=4,
+    )
+
+    tuned, scratch = trainings_of(run)
+
+    assert (tuned.name, scratch.name) == ("fine-tuning", "scratch")
+    assert (tuned.minutes, scratch.minutes) == (3, 3)
+    assert tuned.fold == scratch.fold == "0"
+    assert tuned.options == run.options
+    assert scratch.options == replace(
+        run.options, pretrained=None, map_labels="", against_scratch=False
+    )
+    assert handed_over_by(run) == ["fine-tuning"]
+
+
+def test_a_training_from_a_model_alone_is_one_training(tmp_path):
+    assert names_of(make_run(tmp_path, pretrained="model")) == ["training"]
+
+
+# --- the story ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["train", "evaluate"]),
+        (
+            {"fold": "cv"},
+            [f"{verb} fold {fold}" for fold in (0, 1) for verb in ("train", "evaluate")],
+        ),
+        (
+            {"vary": "seed=1,2", "fold": "0"},
+            [f"{verb} variant {number}" for number in (1, 2) for verb in ("train", "evaluate")],
+        ),
+        ({"pretrained": "model"}, ["assess", "train", "evaluate"]),
+    ],
+    ids=["one", "folds", "variants", "from a model"],
+)
+def test_every_training_is_followed_by_its_evaluation(tmp_path, options, expected):
+    run = make_run(tmp_path, cases=2, **options)
+
+    names = [stage.name for stage in stages_of(run)]
+
+    start = names.index("preprocess") + 1
+    assert names[start : start + len(expected)] == expected
+    assert names[start + len(expected) :] == [
+        "report", "bundle", "verify", "deliver", "keep", "clean",
+    ]  # fmt: skip
+    assert (names[0] == "model") is ("pretrained" in options)
+    assert len(names) == len(set(names))
+
+
+# --- what stands for the dataset ---------------------------------------------------------------
+
+
+def test_the_same_files_and_labels_have_the_same_key_in_every_run(tmp_path):
+    first = make_run(tmp_path / "one", fold="0")
+    second = make_run(tmp_path / "two", fold="0")
+
+    assert content_key(first) == content_key(second)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"fold": "1"}, {"fold": "cv"}, {"fold": "all"}, {"seed": 7}, {"minutes": 1}, {"label": "1"}],
+    ids=str,
+)
+def test_the_key_does_not_change_with_what_is_trained_on(tmp_path, options):
+    own = make_run(tmp_path, fold="0")
+    other = make_run(tmp_path, **({"fold": "0"} | options))
+
+    assert content_key(own) == content_key(other)
+
+
+@pytest.mark.parametrize("name", ["img.nii.gz", "train.nii.gz"])
+def test_the_key_changes_with_the_content_of_a_file(tmp_path, name):
+    run = make_run(tmp_path)
+    before = content_key(run)
+    listed = read_json(run.folder.inventory_file)
+    for item in listed:
+        if item["path"] == f"p3/{name}":
+            item["sha256"] = "0" * 64
+    write_json(run.folder.inventory_file, listed)
+
+    assert content_key(run) != before
+
+
+def test_the_key_does_not_change_with_the_time_of_a_file(tmp_path):
+    run = make_run(tmp_path)
+    before = content_key(run)
+    listed = read_json(run.folder.inventory_file)
+    write_json(run.folder.inventory_file, [item | {"modified_ns": 1} for item in listed])
+
+    assert content_key(run) == before
+
+
+@pytest.mark.parametrize("change", [{"index": 2}, {"value": 7}])
+def test_the_key_changes_with_the_index_or_the_value_of_a_label(tmp_path, change):
+    run = make_run(tmp_path)
+    before = content_key(run)
+
+    (label,) = load_checked(run.folder.check_file).labels
+    change_checked(run, labels=(replace(label, **change),))
+
+    assert content_key(run) != before
+
+
+def test_the_key_does_not_change_with_the_name_of_a_label(tmp_path):
+    run = make_run(tmp_path, label="liver=1")
+    other = make_run(tmp_path, label="LIVER=1")
+
+    assert content_key(run) == content_key(other)
+
+
+def test_the_key_changes_with_the_name_of_a_case_and_the_order_of_images(tmp_path):
+    run = make_run(tmp_path)
+    before = content_key(run)
+    first, second, *rest = load_checked(run.folder.check_file).cases
+
+    change_checked(
+        run,
+        cases=(replace(first, images=second.images), replace(second, images=first.images), *rest),
+    )
+    exchanged = content_key(run)
+    change_checked(run, cases=(replace(first, name="case_9999"), second, *rest))
+
+    assert len({before, exchanged, content_key(run)}) == 3
+
+
+def test_options_of_a_run_come_back_from_its_journal():
+    options = read_train_options(vary=VARY, fold="0", batch_size="4", spacing="1x1x1")
+
+    assert TrainOptions(**options.to_json()) == options
