@@ -24,6 +24,7 @@ __all__ = [
     "delete_listed",
     "hash_file",
     "list_files",
+    "read_cache",
     "read_json",
     "write_atomic",
     "write_json",
@@ -101,6 +102,15 @@ def write_json(path: Path, content: Any, *, mode: int | None = None) -> None:
 def read_json(path: Path) -> Any:
     """Read UTF-8 JSON, with or without the mark that Windows puts before it."""
     return json.loads(path.read_text(encoding="utf-8-sig"))
+
+
+def read_cache(path: Path) -> dict[str, Any]:
+    """Read a JSON table that can be made again: empty when it is missing or damaged."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def hash_file(path: Path) -> str:

@@ -40,6 +40,8 @@ DATASET_NAME = "Dataset001_medseg"
 REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
 SCRATCH = "scratch-"  # temporary folders of a prediction
 
+BEFORE_PLANNING = ("model", "check", "convert")
+
 FORMAT = 3  # raise it when a stage writes something that an older program cannot read
 LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
 
@@ -158,6 +160,14 @@ class RunFolder:
         journal = self.journal()
         journal.stages = [record for record in journal.stages if record.name != stage]
         self._write(journal)
+
+    def forget_plans(self) -> None:
+        """Take planning and all that follows out of the journal, with the trainings."""
+        journal = self.journal()
+        journal.stages = [record for record in journal.stages if record.name in BEFORE_PLANNING]
+        self._write(journal)
+        shutil.rmtree(self.trainings)
+        self.trainings.mkdir()
 
     @contextmanager
     def recording(self, stage: str) -> Iterator[None]:

@@ -323,11 +323,23 @@ def test_a_damaged_record_is_refused_with_the_command_that_removes_it(tmp_path, 
     kept = keep(tmp_path / "work")
     (kept.root / "kept.json").write_bytes(content)
 
-    for look in (lambda work: find_kept(work, "Liver"), list_kept):
-        with pytest.raises(DatasetError, match="cannot be read") as caught:
-            look(tmp_path / "work")
-        assert "medseg forget Liver" in caught.value.fix
+    with pytest.raises(DatasetError, match="cannot be read") as caught:
+        find_kept(tmp_path / "work", "Liver")
+
+    assert "medseg forget Liver" in caught.value.fix
     assert forget_kept(tmp_path / "work", ["Liver"]) == ("Liver",)
+
+
+def test_a_damaged_record_hides_no_other_dataset_from_the_list(tmp_path):
+    for name in ("Brain", "Liver", "Lung"):
+        keep(tmp_path / "work", name)
+    (tmp_path / "work" / "datasets" / "Liver" / "kept.json").write_text("{")
+    unreadable = []
+
+    found = list_kept(tmp_path / "work", unreadable.append)
+
+    assert [kept.name for kept in found] == ["Brain", "Lung"]
+    assert [error.fix.split()[-1] for error in unreadable] == ["Liver"]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     one = ("-l", "kidney=2", "-i", "CT", "-t", "0.2", "-f", "0", "--keep_dataset")
     remember("train", desk.run("train", *name, *one))
     copied = [path.name for path in desk.input.iterdir()]
-    remember("cv", desk.run("train", *name, "-t", "0.6", "-f", "cv"))
+    remember("cv", desk.run("train", *name, "-t", "0.9", "-f", "cv"))
     varied = ("--vary", "learning_rate=0.05,0.001", "-t", "0.4")
     remember("vary", run_medseg(desk, "vary", *name, *varied))
     remember("datasets", run_medseg(desk, "datasets"))

@@ -10,7 +10,7 @@ import pytest
 from tiny_model import DESCRIPTION, make_plans
 
 from nnunet_medseg.errors import ModelError
-from nnunet_medseg.nnunet.plans import check_description, check_plans
+from nnunet_medseg.nnunet.plans import channel_names, check_description, check_plans
 
 CONFIGURATION = ("configurations", "3d_fullres")
 KEYWORDS = (*CONFIGURATION, "architecture", "arch_kwargs")
@@ -169,3 +169,19 @@ def test_a_description_that_is_not_plain_is_refused(change):
 def test_what_is_no_description_is_refused(description):
     with pytest.raises(ModelError):
         check_description(description)
+
+
+def test_channels_come_in_the_order_of_their_numbers():
+    names = {str(number): f"image_{number}" for number in range(12)}
+    description = {"channel_names": dict(sorted(names.items()))}
+
+    assert channel_names(description) == tuple(names.values())
+
+
+@pytest.mark.parametrize("order", [6, 1000, -6])
+def test_an_order_of_resampling_that_scipy_does_not_have_is_refused(order):
+    place = (*CONFIGURATION, "resampling_fn_data_kwargs")
+    plans = changed(make_plans(), place, {"is_seg": False, "order": order})
+
+    with pytest.raises(ModelError, match="resampling_fn_data_kwargs"):
+        check_plans(plans, "3d_fullres")

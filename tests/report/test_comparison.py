@@ -290,3 +290,21 @@ def test_the_file_has_a_row_a_case_and_entry_for_the_owner_only(tmp_path):
         ["p2", "A", "1.000000", "0.000000", "0.500000"],
     ]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_answer_that_is_rightly_empty_counts_as_right_beside_one_that_is_not():
+    sick = {f"sick_{number}": 0.90 + 0.005 * number for number in range(8)}
+    worse = {case: value - 0.1 for case, value in sick.items()}
+    careful = {**worse, "healthy_1": math.nan, "healthy_2": math.nan}
+    eager = {**sick, "healthy_1": 0.0, "healthy_2": 0.0}
+    entries = [
+        Entry(name, {case: {"lesion": value} for case, value in scores.items()})
+        for name, scores in (("careful", careful), ("eager", eager))
+    ]
+
+    comparison = compare_entries(entries)
+
+    means = {standing.name: standing.mean.mean for standing in comparison.standings}
+    assert means["careful"] == pytest.approx((sum(worse.values()) + 2) / 10)
+    assert means["eager"] == pytest.approx(sum(sick.values()) / 10)
+    assert comparison.best == "careful"

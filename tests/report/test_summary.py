@@ -9,7 +9,7 @@ import stat
 import pytest
 from tiny_model import make_facts
 
-from nnunet_medseg.bundle.manifest import EvaluationFacts, Manifest, stock_command
+from nnunet_medseg.bundle.manifest import EvaluationFacts, Manifest, SplitFacts, stock_command
 from nnunet_medseg.report.summary import (
     HOUSE_ONLY,
     CaseScore,
@@ -128,3 +128,10 @@ def test_the_summary_tells_quality_training_labels_times_and_findings(tmp_path, 
     assert text.index("check ") < text.index("train ")
     assert (findings or ["none"])[0] in text
     assert stock_command(["0"], "cpu") in text
+
+
+def test_a_cross_validation_says_that_the_ensemble_was_not_measured():
+    split = SplitFacts(fold="cv", train_cases=5, held_out_cases=5)
+    manifest = make_manifest(evaluation=evaluated(0.9, 5, 5, liver=0.9), split=split)
+
+    assert "the ensemble itself is not measured" in quality_line(manifest)

@@ -212,6 +212,19 @@ def test_the_kept_dataset_itself_is_never_deleted_by_a_training_on_it(run):
     assert files_in(kept.files) == {"Patient/img.nii.gz", "notes.txt"}
 
 
+def test_the_kept_dataset_is_known_by_any_path_that_leads_to_it(run, tmp_path):
+    keep_by_hand(run)
+    kept = find_kept(run.folders.work, "M")
+    other_way = tmp_path / "other way"
+    other_way.symlink_to(kept.root, target_is_directory=True)
+    on_kept = replace(asked_to_keep(run), dataset_folder=other_way / "files", store=kept.root)
+    delivery.deliver(on_kept)
+
+    delivery.clean(on_kept)
+
+    assert files_in(kept.files) == {"Patient/img.nii.gz", "notes.txt"}
+
+
 def test_another_dataset_is_not_kept_under_a_name_that_is_taken(run):
     keep_by_hand(run)
     (run.dataset_folder / "notes.txt").write_bytes(b"NOTES")

@@ -118,3 +118,27 @@ def test_before_any_training_another_time_is_planned_for_again(folder, dataset):
     _open(folder, dataset, TrainOptions(dataset_name="M", minutes=7), resume=False)
 
     assert list(folder.finished_stages()) == ["check"]
+
+
+def test_a_variant_that_failed_is_trained_again_with_other_minutes(folder, dataset):
+    begin(folder, dataset, trained=False)
+    for stage in ("plan", "preprocess", "train variant 1", "evaluate variant 1"):
+        with folder.recording(stage):
+            pass
+    failed = folder.training("variant_1").failed_file
+    failed.parent.mkdir()
+    write_json(failed, {"problem": "too short"})
+
+    _open(folder, dataset, TrainOptions(dataset_name="M", minutes=7), resume=False)
+
+    assert list(folder.finished_stages()) == ["check"]
+    assert not failed.exists()
+
+
+def test_what_resume_does_not_take_over_is_named(folder, dataset, capsys):
+    begin(folder, dataset, trained=True)
+
+    asked = TrainOptions(dataset_name="M", minutes=5, keep_dataset=True)
+    _open(folder, dataset, asked, resume=True)
+
+    assert "keep_dataset: False then, True now" in capsys.readouterr().out

@@ -105,6 +105,8 @@ VARY = "learning_rate=0.05,0.01"
         ({"pretrained": "model", "spacing": "1x1x1"}, "without --pretrained"),
         ({"pretrained": "model", "patch_size": "64x64x64"}, "without --pretrained"),
         ({"pretrained": "model", "configuration": "2d"}, "without --pretrained"),
+        ({"pretrained": "model", "plan": "default"}, "without --pretrained"),
+        ({"configuration": "3d_lowres", "spacing": "2x2x2"}, "3d_fullres"),
     ],
     ids=str,
 )

@@ -167,6 +167,6 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     try:
         return Manifest.model_validate(read_json(path))
-    except (OSError, ValueError, ValidationError) as cause:
+    except (OSError, ValueError, RecursionError, ValidationError) as cause:
         problem = f"The manifest {path} cannot be read."
         raise ModelError(problem, fix="Copy the whole model folder again.") from cause

@@ -42,5 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.fold == "all":
         # Nothing could be compared; patients called validate are held out with this one too.
         options.fold = "0"
+    if options.input == INPUT:
+        Path(INPUT).mkdir(exist_ok=True)
     places = (Path(options.input), Path(options.output), Path(options.work_dir or ".medseg"))
     return train_and_tell(options, places, delete=options.delete_input)

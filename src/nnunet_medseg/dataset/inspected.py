@@ -13,7 +13,7 @@ from typing import Any
 
 from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.checks import CaseFacts, Inspection, inspect_cases
-from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.files import read_cache, write_json
 from nnunet_medseg.volume import files_of
 
 __all__ = ["InspectionRecord", "facts_from_json"]
@@ -33,9 +33,9 @@ class InspectionRecord:
         self._path = path
         self._hashes = hashes
         self._known: dict[str, dict[str, Any]] = {}
-        if path.exists():
-            content = read_json(path)
-            self._known = content["cases"] if content.get("format") == FORMAT else {}
+        content = read_cache(path)
+        if content.get("format") == FORMAT:
+            self._known = content["cases"]
 
     def inspect(
         self, cases: Sequence[Case], on_case: Callable[[int], None] = lambda _: None

@@ -48,8 +48,8 @@ def check_extension(text: str) -> str:
 
 
 def holds_nothing(folder: Path) -> bool:
-    """Tell whether an input folder is missing or empty, but for what systems leave in folders."""
-    return not folder.is_dir() or all(is_litter(path) for path in folder.iterdir())
+    """Tell whether a folder is there and empty, but for what systems leave in folders."""
+    return folder.is_dir() and all(is_litter(path) for path in folder.iterdir())
 
 
 def find_dataset(folder: Path) -> Path:

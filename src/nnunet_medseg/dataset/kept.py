@@ -25,8 +25,10 @@ __all__ = [
     "Keeping",
     "KeptDataset",
     "KeptRecord",
+    "files_of_kept",
     "find_kept",
     "forget_kept",
+    "is_kept",
     "keep_dataset",
     "list_kept",
     "now_text",
@@ -35,6 +37,7 @@ __all__ = [
 
 FOLDER = "datasets"
 RECORD = "kept.json"
+FILES = "files"
 FORMAT = 1
 HIDDEN = ".unfinished-"
 # What a run has prepared that later ones can use.
@@ -72,7 +75,7 @@ class KeptDataset:
     @property
     def files(self) -> Path:
         """The folder with the user's files, as they were copied in."""
-        return self.root / "files"
+        return self.root / FILES
 
     @property
     def size_bytes(self) -> int:
@@ -117,12 +120,36 @@ def _unreadable(root: Path) -> DatasetError:
     return DatasetError(problem, fix=fix)
 
 
-def list_kept(work_folder: Path) -> tuple[KeptDataset, ...]:
-    """Return all kept datasets, by name."""
+def list_kept(
+    work_folder: Path, on_unreadable: Callable[[DatasetError], None] = lambda _: None
+) -> tuple[KeptDataset, ...]:
+    """Return all kept datasets, by name.
+
+    Args:
+        work_folder: Where they are.
+        on_unreadable: Called for each one that this version cannot read.
+    """
     folder = work_folder / FOLDER
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    found = (find_kept(work_folder, name) for name in names if not name.startswith(HIDDEN))
-    return tuple(kept for kept in found if kept is not None)
+    found = []
+    for name in names:
+        try:
+            kept = None if name.startswith(HIDDEN) else find_kept(work_folder, name)
+        except DatasetError as error:
+            on_unreadable(error)
+            continue
+        found += [kept] if kept is not None else []
+    return tuple(found)
+
+
+def is_kept(folder: Path) -> bool:
+    """Tell whether a folder holds the files of a kept dataset, by whatever path it is reached."""
+    return folder.name == FILES and (folder.parent / RECORD).is_file()
+
+
+def files_of_kept(work_folder: Path, name: str) -> Path:
+    """Return where the files of a dataset of that name are, readable or not."""
+    return work_folder / FOLDER / name / FILES
 
 
 @dataclass(frozen=True)
@@ -163,7 +190,7 @@ def keep_dataset(
     hidden = folder / f"{HIDDEN}{secrets.token_hex(4)}"
     hidden.mkdir(mode=0o700)
     if not copy_listed(
-        what.folder, what.listed, hidden / "files", may_link=what.may_link, on_file=on_file
+        what.folder, what.listed, hidden / FILES, may_link=what.may_link, on_file=on_file
     ):
         shutil.rmtree(hidden)
         return False
@@ -172,7 +199,7 @@ def keep_dataset(
             (what.prepared_in / part).rename(hidden / part)
     # Times differ where a file had to be copied to another disk.
     hashes = {item.path: item.sha256 for item in what.listed}
-    inventory = [replace(item, sha256=hashes[item.path]) for item in list_files(hidden / "files")]
+    inventory = [replace(item, sha256=hashes[item.path]) for item in list_files(hidden / FILES)]
     full = what.record.model_copy(update={"inventory": inventory})
     write_json(hidden / RECORD, full.model_dump(), mode=0o600)
     hidden.rename(folder / name)

@@ -53,7 +53,7 @@ def read_model(folder: Path) -> Model:
     try:
         plans = read_json(folder / "plans.json")
         description = read_json(folder / "dataset.json")
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, RecursionError) as cause:
         problem = f"{folder} is not a model folder: plans.json or dataset.json cannot be read."
         fix = "Copy the folder model (or the one around it) from Output_nnUNet_train."
         raise ModelError(problem, fix=fix) from cause

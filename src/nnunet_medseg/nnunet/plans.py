@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunet_medseg.errors import ModelError
 
-__all__ = ["check_description", "check_plans"]
+__all__ = ["channel_names", "check_description", "check_plans"]
 
 ARCHITECTURES = {
     f"dynamic_network_architectures.architectures.{place}"
@@ -65,6 +65,7 @@ KEYWORDS = {
 MAX_STAGES, MAX_FEATURES, MAX_KERNEL, MAX_BLOCKS = 12, 2048, 9, 32
 MAX_PATCH_VOXELS = 2**25
 MAX_ARGUMENT = 1000  # of layers and of resampling
+MAX_SPLINE_ORDER = 5  # of scipy.ndimage
 MAX_BATCH, MAX_LABELS, MAX_CHANNELS = 4096, 1024, 256
 
 
@@ -142,11 +143,21 @@ def _of_length(length: int, values: Sequence[Any]) -> Sequence[Any]:
 
 
 def _plain(key: str, arguments: Any) -> None:
-    for value in (arguments or {}).values():
+    for name, value in (arguments or {}).items():
+        largest = MAX_SPLINE_ORDER if name.startswith("order") else MAX_ARGUMENT
         if value is not None and not (
-            isinstance(value, (bool, int, float)) and abs(value) <= MAX_ARGUMENT
+            isinstance(value, (bool, int, float)) and abs(value) <= largest
         ):
             raise _refused(key, arguments)
+
+
+def channel_names(description: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the channel names of a checked dataset.json in the order of their numbers.
+
+    JSON keeps no order: with sorted keys, "10" comes before "2".
+    """
+    names = description["channel_names"]
+    return tuple(str(names[key]) for key in sorted(names, key=int))
 
 
 def check_description(description: Mapping[str, Any]) -> None:

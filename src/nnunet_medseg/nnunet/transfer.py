@@ -17,6 +17,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_medseg.errors import ModelError, UsageError
+from nnunet_medseg.nnunet.plans import channel_names
 
 __all__ = [
     "Matching",
@@ -96,10 +97,10 @@ class _Moved:
 
 def names_of(description: Mapping[str, Any]) -> Names:
     """Return the names in a checked dataset.json."""
-    labels, channels = description["labels"], description["channel_names"]
+    labels = description["labels"]
     return Names(
         labels=tuple(sorted(labels, key=lambda name: int(labels[name]))),
-        channels=tuple(channels[key] for key in sorted(channels, key=int)),
+        channels=channel_names(description),
     )
 
 

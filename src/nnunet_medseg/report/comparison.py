@@ -98,10 +98,13 @@ def compare_entries(entries: Sequence[Entry], *, seed: int = 0) -> Comparison:
         entries: One or more, with different names, all over the same cases and labels.
         seed: Of the resamples of the intervals.
 
+    A label that one entry rightly leaves out, where another marks something, counts as 1.
+
     Raises:
         ValueError: When the names are not different, or cases or labels are not the same.
     """
     _require_comparable(entries)
+    entries = _with_rightly_empty(entries)
     # Cases and labels in the order of the first entry, whatever the order of the others.
     cases = list(entries[0].scores)
     values = {
@@ -128,6 +131,35 @@ def compare_entries(entries: Sequence[Entry], *, seed: int = 0) -> Comparison:
     )
     is_noise = bool(below) and not _is_better(below[0])
     return Comparison(standings, best.name, is_noise, _verdict(standings))
+
+
+def _with_rightly_empty(entries: Sequence[Entry]) -> list[Entry]:
+    """Return entries that have a Dice in the same places.
+
+    Where the truth lacks a label, an entry that rightly leaves it out has no Dice, and one that
+    marks something has 0. Beside that 0 the right answer counts as 1; otherwise means and tests
+    would rest on different cases, and the wrong answer could win.
+    """
+    numbers: dict[tuple[str, str], list[float]] = {}
+    for entry in entries:
+        for case, dice in entry.scores.items():
+            for label, value in dice.items():
+                numbers.setdefault((case, label), []).extend([] if math.isnan(value) else [value])
+    empty = {place for place, values in numbers.items() if values and max(values) == 0}
+
+    def filled(case: str, label: str, value: float) -> float:
+        return 1.0 if math.isnan(value) and (case, label) in empty else value
+
+    return [
+        replace(
+            entry,
+            scores={
+                case: {label: filled(case, label, value) for label, value in dice.items()}
+                for case, dice in entry.scores.items()
+            },
+        )
+        for entry in entries
+    ]
 
 
 def _require_comparable(entries: Sequence[Entry]) -> None:

@@ -49,7 +49,10 @@ def quality_line(manifest: Manifest) -> str:
         for label in manifest.labels
         for dice in [evaluation.dice.get(label.name)]
     )
-    return f"Mean Dice {evaluation.mean_dice:.3f} on {cases}, whole images ({by_label})."
+    line = f"Mean Dice {evaluation.mean_dice:.3f} on {cases}, whole images ({by_label})."
+    if manifest.split.fold == "cv":
+        line += " Each by the fold that had not seen it; the ensemble itself is not measured."
+    return line
 
 
 def write_summary(

@@ -28,6 +28,7 @@ from nnunet_medseg.dataset.raw_layout import RawCase, read_cases
 from nnunet_medseg.errors import DatasetError, FolderError, ModelError
 from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
 from nnunet_medseg.hardware import Device, choose_device
+from nnunet_medseg.nnunet.plans import channel_names
 from nnunet_medseg.report.comparison import (
     Comparison,
     Entry,
@@ -67,7 +68,7 @@ class _Contender:
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the images that it wants, in order."""
-        return tuple(str(name) for name in self.model.description["channel_names"].values())
+        return channel_names(self.model.description)
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,30 @@ def _shared_labels(contenders: Sequence[_Contender], held: LabelMap) -> LabelMap
         problem = f"No label is in both models and in the label maps: {'; '.join(has)}."
         fix = "Compare models of the same structures, with label maps that number them alike."
         raise ModelError(problem, fix=fix)
+    _require_same_numbers(contenders, shared)
     return shared
+
+
+def _require_same_numbers(contenders: Sequence[_Contender], shared: LabelMap) -> None:
+    """Refuse models of which one writes the value of a label for another one of the same names.
+
+    By value one of them would score nothing, and that is not what its segmentations are worth.
+    """
+    first, second = (
+        {label.value: label.name.lower() for label in item.labels} for item in contenders
+    )
+    traded = [
+        label.value
+        for label in shared
+        if first[label.value] != second[label.value]
+        and (first[label.value] in second.values() or second[label.value] in first.values())
+    ]
+    if traded:
+        values = ", ".join(map(str, traded))
+        has = "; ".join(f"{item.name} writes {_listed(item.labels)}" for item in contenders)
+        problem = f"The models mean different labels by the values {values}: {has}."
+        fix = "Train one of them again with the values of the other: -l NAME=VALUE."
+        raise ModelError(problem, fix=fix)
 
 
 def _warn_of_labels(contenders: Sequence[_Contender], held: LabelMap, shared: LabelMap) -> None:

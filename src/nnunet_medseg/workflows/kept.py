@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_medseg.dataset.kept import KeptDataset, forget_kept, list_kept, sweep_kept
+from nnunet_medseg import console
+from nnunet_medseg.dataset.kept import (
+    KeptDataset,
+    files_of_kept,
+    forget_kept,
+    list_kept,
+    sweep_kept,
+)
 from nnunet_medseg.errors import ResumeError, UserError
 from nnunet_medseg.run_folder import RunFolder, find_runs, lock
 
@@ -14,7 +21,7 @@ __all__ = ["datasets", "forget"]
 
 def datasets(work_folder: Path) -> tuple[KeptDataset, ...]:
     """Return the datasets that are kept in a work folder, by name."""
-    return list_kept(Path(work_folder).absolute())
+    return list_kept(Path(work_folder).absolute(), lambda error: console.warn(str(error)))
 
 
 def forget(work_folder: Path, names: Sequence[str]) -> tuple[str, ...]:
@@ -38,11 +45,12 @@ def forget(work_folder: Path, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _require_unused(work_folder: Path, names: Sequence[str]) -> None:
-    for kept in list_kept(work_folder):
-        users = [run for run in find_runs(work_folder) if _reads(run, kept.files)]
-        if kept.name in names and users:
-            problem = f"An unfinished run, {users[0].root.name}, reads the dataset {kept.name}."
-            fix = f"Finish it with the same command, or remove it: medseg clean {kept.name}"
+    for name in names:
+        files = files_of_kept(work_folder, name)
+        users = [run.root.name for run in find_runs(work_folder) if _reads(run, files)]
+        if users:
+            problem = f"An unfinished run, {users[0]}, reads the dataset {name}."
+            fix = f"Finish it with the same command, or remove it: medseg clean {users[0]}"
             raise ResumeError(problem, fix=fix)
 
 

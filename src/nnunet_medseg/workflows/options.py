@@ -176,6 +176,9 @@ def _check_together(options: TrainOptions) -> None:
     if options.pretrained is not None and (options.vary or options.fold == "cv"):
         problem = "--pretrained starts one training from one model."
         raise UsageError(problem, fix="Use it without --vary, and with -f all or -f 0 to -f 4.")
+    if options.configuration == "3d_lowres" and options.spacing != AUTO:
+        problem = "--spacing is of full resolution, and that of 3d_lowres follows from the patch."
+        raise UsageError(problem, fix="Use --spacing with --configuration 3d_fullres.")
     parse_renamed(options.map_labels)
     if options.pretrained is not None:
         _check_against_model(options)
@@ -186,6 +189,8 @@ def _check_together(options: TrainOptions) -> None:
 def _check_against_model(options: TrainOptions) -> None:
     of_model = ("network", "spacing", "patch_size", "configuration")
     asked = [f"--{name}" for name in of_model if getattr(options, name) != AUTO]
+    if options.plan != AUTO and not options.against_scratch:
+        asked.append("--plan")
     if asked:
         problem = f"{', '.join(asked)}: with --pretrained these come from the model."
         raise UsageError(problem, fix="Leave them out, or train from scratch without --pretrained.")

@@ -28,6 +28,7 @@ from nnunet_medseg.files import (
     write_json,
 )
 from nnunet_medseg.hardware import choose_device
+from nnunet_medseg.nnunet.plans import channel_names
 from nnunet_medseg.run_folder import SCRATCH, is_writable, lock, sweep
 from nnunet_medseg.volume import (
     Volume,
@@ -115,7 +116,7 @@ def _predict(
         read = read_model(model_folder)
         segmenter = Segmenter(read, choose_device(device))
     labels = labels_of(model_folder, read.description)
-    cases = _find_cases(source, list(read.description["channel_names"].values()))
+    cases = _find_cases(source, channel_names(read.description))
     listed = _list_images(source, cases)
     fingerprint = hash_file(model_folder / "plans.json") + "".join(
         hash_file(path) for path in sorted(model_folder.glob("fold_*/checkpoint_final.pth"))

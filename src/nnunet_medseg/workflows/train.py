@@ -128,9 +128,11 @@ def train(
         Path(output_folder).absolute(),
         Path(work_folder).absolute(),
     )
+    if options.get("pretrained") is not None:
+        # The same model from another current folder is the same command.
+        options["pretrained"] = str(Path(options["pretrained"]).resolve())
     kept = _kept_dataset(folders, str(options.get("dataset_name", TrainOptions.dataset_name)))
     asked = read_train_options(**((kept.record.options if kept else {}) | options))
-    console.heading(f"{asked.dataset_name}: training for {asked.minutes:g} minutes")
     _require_folders(folders)
     with lock(folders.work):
         sweep(folders.work)
@@ -199,6 +201,7 @@ def _train_in(
     # The heavy imports of the workers go on while the dataset is checked.
     warm_up(["nnunet_medseg.nnunet.planning"])
     options = _open(run_folder, dataset_folder, asked, resume=resume)
+    console.heading(f"{options.dataset_name}: training for {options.minutes:g} minutes")
     store = run_folder.root if kept is None else kept.root
     run = Run(run_folder, dataset_folder, folders, options, choose_device(options.device), store)
     run_stages(stages_of(run), run, _expected_s)
@@ -242,15 +245,14 @@ def _open(
         if not changes.options and not changes.files:
             return asked
         if resume and before is not None and not changes.files:
-            console.detail("going on with the unfinished run as it began")
+            console.detail(f"going on with the unfinished run as it began, without {changes}")
             return before
         if run_folder.has_checkpoint():
             raise _ask(run_folder, changes)
         late = MATTERS_FROM_PLANNING_ON | MATTERS_FROM_TRAINING_ON
         if not changes.files and changes.options.keys() <= late:
             if changes.options.keys() & MATTERS_FROM_PLANNING_ON:
-                run_folder.forget("preprocess")
-                run_folder.forget("plan")
+                run_folder.forget_plans()
             run_folder.change_options(asked.to_json())
             return asked
         console.detail(f"an unfinished run began otherwise ({changes}); starting over")

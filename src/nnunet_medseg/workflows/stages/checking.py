@@ -8,7 +8,7 @@ from nnunet_medseg import console
 from nnunet_medseg.dataset.checked import Checked, load_checked, save_checked
 from nnunet_medseg.dataset.convert import ConversionJob, convert_cases
 from nnunet_medseg.dataset.inspected import InspectionRecord
-from nnunet_medseg.dataset.kept import INSPECTIONS, find_kept
+from nnunet_medseg.dataset.kept import INSPECTIONS, find_kept, is_kept
 from nnunet_medseg.dataset.raw_layout import (
     write_description,
 )
@@ -34,8 +34,9 @@ def check(run: Run) -> None:
             seen.append(record)
             bar.update(len(seen))
 
-        kept = find_kept(run.folders.work, run.options.dataset_name)
-        known = kept.inventory if kept is not None and run.dataset_folder == kept.files else ()
+        name = run.options.dataset_name
+        kept = find_kept(run.folders.work, name) if is_kept(run.dataset_folder) else None
+        known = kept.inventory if kept is not None else ()
         listed = list_files(run.dataset_folder, hashed=True, known=known, on_file=count)
     write_json(run.folder.inventory_file, [item.to_json() for item in listed], mode=0o600)
     _require_free_name(run, listed)

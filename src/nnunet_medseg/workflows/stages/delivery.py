@@ -22,7 +22,14 @@ from nnunet_medseg.bundle.manifest import (
     read_manifest,
 )
 from nnunet_medseg.dataset.checked import load_checked
-from nnunet_medseg.dataset.kept import Keeping, KeptRecord, find_kept, keep_dataset, now_text
+from nnunet_medseg.dataset.kept import (
+    Keeping,
+    KeptRecord,
+    find_kept,
+    is_kept,
+    keep_dataset,
+    now_text,
+)
 from nnunet_medseg.dataset.raw_layout import (
     describe_json,
 )
@@ -264,9 +271,11 @@ def clean(run: Run) -> None:
     if read_manifest(target / "model") is None:
         problem = f"The delivered model in {target} is gone."
         raise FolderError(problem, fix="Nothing was deleted. Use --fresh to train again.")
-    stored = find_kept(run.folders.work, run.options.dataset_name)
-    if stored is not None and run.dataset_folder == stored.files:
+    if is_kept(run.dataset_folder):
         console.detail("the kept dataset stays; medseg forget deletes it")
+        return
+    if run.options.keep_dataset and find_kept(run.folders.work, run.options.dataset_name) is None:
+        console.warn("the dataset could not be kept, so that its copy was left where it is")
         return
     if not run.options.delete_input:
         console.detail("the dataset was left where it is")

@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from nnunet_medseg.budget.recipe import Recipe, choose_recipe
 from nnunet_medseg.budget.size import PlanWish
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import describe_json, read_cases
-from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.files import read_cache, write_json
 from nnunet_medseg.hardware import core_count, free_memory_bytes, workers_for
 from nnunet_medseg.run_folder import DATASET_NAME
 from nnunet_medseg.workflows.options import TrainOptions
@@ -27,6 +28,7 @@ from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
     cases_of,
     content_key,
+    precision_of,
     prepared_folder,
     raw_files,
     read_shapes,
@@ -134,10 +136,12 @@ class _Speeds:
 
     def __init__(self, run: Run) -> None:
         self._path = run.store / "speeds.json"
-        self._device = run.device.name
-        self._all: dict[str, dict[str, float]] = {}
-        if self._path.exists():
-            self._all = read_json(self._path)
+        checked = load_checked(run.folder.check_file)
+        self._device = (
+            f"{run.device.name}, {core_count()} cores, {precision_of(run)}, torch "
+            f"{version('torch')}, {len(checked.labels)} labels, {len(checked.channels)} channels"
+        )
+        self._all: dict[str, dict[str, float]] = read_cache(self._path)
         self.known = dict(self._all.get(self._device, {}))
 
     def save(self) -> None:
@@ -201,6 +205,8 @@ def preprocess(run: Run) -> None:
     for training in trainings_of(run):
         trainings.setdefault(prepared_folder(run, training), []).append(training)
     for folder, sharing in trainings.items():
+        if run.store != run.folder.root and not folder.exists():
+            console.detail("this plan has other voxels than those kept; they are prepared as well")
         names = {name for training in sharing for name in _needed(run, training)}
         _preprocess_into(run, folder, sharing[0], names)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import describe_json
 from nnunet_medseg.errors import ModelError
 from nnunet_medseg.files import write_json
+from nnunet_medseg.nnunet.plans import channel_names
 from nnunet_medseg.run_folder import DATASET_NAME
 from nnunet_medseg.workflows.options import parse_renamed
 from nnunet_medseg.workflows.stage import Run, Training
@@ -36,7 +38,9 @@ def read_given(run: Run) -> None:
         from nnunet_medseg.nnunet.weights import write_checkpoint
 
         source = read_source(Path(str(run.options.pretrained)).absolute(), unpacked)
-    manifest = read_manifest(source.checkpoint.parent.parent)
+    folder = source.checkpoint.parent.parent
+    # What lies around a checkpoint alone is not of the model.
+    manifest = read_manifest(folder) if (folder / "plans.json").is_file() else None
     values = dict(source.description["labels"])
     if manifest is not None:
         values = {label.name: label.value for label in manifest.labels}
@@ -53,7 +57,7 @@ def read_given(run: Run) -> None:
     )
     shutil.rmtree(unpacked, ignore_errors=True)
     labels = ", ".join(name for name, index in source.description["labels"].items() if index)
-    channels = ", ".join(source.description["channel_names"].values())
+    channels = ", ".join(channel_names(source.description))
     console.detail(f"starting from {source.note}: labels {labels}; images {channels}")
     console.detail(
         "the Dice on held-out patients holds only if the model was not trained on them: for a "
@@ -121,7 +125,7 @@ def _match(run: Run, given: dict[str, Any]) -> Any:
         given["values"],
         {label.name: label.value for label in checked.labels},
     )
-    names = list(given["description"]["channel_names"].values())
+    names = channel_names(given["description"])
     return Matching(labels, match_channels(names, checked.channels))
 
 
@@ -136,14 +140,14 @@ def plan_from_model(run: Run, training: Training) -> None:
     given = _read(run)
     matching = _match(run, given)
     description = describe_json(run.folder.raw)
-    with console.progress("Moving weights", 1, "models"), chatter(run.folder.log_file):
+    with chatter(run.folder.log_file):
         from nnunet_medseg.nnunet.planning import adopt_plans, make_plans, write_plans
         from nnunet_medseg.nnunet.probe import measure_step
         from nnunet_medseg.nnunet.transfer import names_of, new_network, transfer
         from nnunet_medseg.nnunet.weights import write_checkpoint
 
         name = given["configuration"]
-        _require_same_kind(run, name)
+        _require_same_kind(run, name, given["plans"]["configurations"][name]["patch_size"])
         own, _ = make_plans(DATASET_NAME)
         plans = adopt_plans(given["plans"], own, matching.channels)
         if training.options.batch_size != AUTO:
@@ -202,9 +206,9 @@ def _warn_of_normalization(run: Run, plans: dict[str, Any], own: dict[str, Any])
             )
 
 
-def _require_same_kind(run: Run, configuration: str) -> None:
+def _require_same_kind(run: Run, configuration: str, patch: Sequence[int]) -> None:
     shapes = [facts.shape for facts in load_checked(run.folder.check_file).facts]
-    if configuration != "2d" and all(1 in shape for shape in shapes):
+    if len(patch) > 2 and all(1 in shape for shape in shapes):
         problem = f"The model is {configuration}, and the images of the dataset are single slices."
         raise ModelError(problem, fix="Start from a 2d model, or train from scratch.")
 

@@ -108,7 +108,13 @@ def _choose(run: Run, comparison: Comparison | None) -> str:
     """Return the name of the best variant's training."""
     names = _variant_names(run)
     if comparison is None:
-        first = read_json(trainings_of(run)[0].folder.failed_file)["problem"]
+        failed = trainings_of(run)
+        first = read_json(failed[0].folder.failed_file)["problem"]
+        for training in failed:
+            # The same command tries again.
+            run.folder.forget(f"train {training.title}")
+            run.folder.forget(f"evaluate {training.title}")
+            training.folder.failed_file.unlink()
         problem = f"No variant could be trained and measured. The first: {first}"
         raise TrainingError(problem, fix="Start again with --fresh, more minutes or other values.")
     return next(name for name, shown in names.items() if shown == comparison.best)

@@ -124,6 +124,8 @@ def _train_with_bar(run: Run, training: Training, trainer: Any) -> int:
 
     asked_s = training.asked_s
     notes = ["starting"]
+    # A GPU forgets by that what an earlier training held.
+    held_memory_bytes(run.device)
     held_bytes = [0]
 
     def on_epoch(epoch: Epoch) -> None:
