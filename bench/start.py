@@ -53,9 +53,9 @@ def patch():
 if __name__ == "__main__":
     from nnunet_medseg.workflows.stages import training
     announce = training._announce
-    def patched(run):
+    def patched(*given):
         patch()
-        announce(run)
+        announce(*given)
     training._announce = patched
     from nnunet_medseg.cli.main import exe_train
     exe_train(Path(sys.argv[1]), ["-d", "Bench", "-t", "10", "-i", "MRI", "--device", "cpu"])

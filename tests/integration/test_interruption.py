@@ -27,7 +27,7 @@ def start_and_wait_for_training(desk: Desk, epochs: int) -> subprocess.Popen[str
         text=True,
         start_new_session=True,
     )
-    history = run_folder(desk) / "training" / "history.jsonl"
+    history = run_folder(desk) / "trainings" / "training" / "history.jsonl"
     deadline = time.monotonic() + PATIENCE_S
     while not history.exists() or len(history.read_text().splitlines()) < epochs:
         assert process.poll() is None, process.communicate()
@@ -61,7 +61,9 @@ def test_a_killed_training_goes_on_where_it_was(desk):
     assert family
     assert wait_until_gone(family) == []
     assert snapshot(desk.input) == before
-    history = (run_folder(desk) / "training" / "history.jsonl").read_text().splitlines()
+    history = (
+        (run_folder(desk) / "trainings" / "training" / "history.jsonl").read_text().splitlines()
+    )
     used_before_s = json.loads(history[0])["used_s"]
 
     started = time.monotonic()
@@ -92,7 +94,7 @@ def test_ctrl_c_keeps_everything_and_another_time_is_asked_about(desk):
     assert "Traceback" not in err
     assert wait_until_gone(family) == []
     assert snapshot(desk.input) == before
-    assert (run_folder(desk) / "training" / "checkpoint.pth").exists()
+    assert (run_folder(desk) / "trainings" / "training" / "checkpoint.pth").exists()
 
     other_time = desk.run("train", *OPTIONS, "-t", "0.2")
 
