@@ -317,7 +317,9 @@ def first_step_s(root: Path, minutes: str) -> float:
     started = time.time()
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         history = root / "work" / "runs" / "Kept" / "trainings" / "training" / "history.jsonl"
-        while process.poll() is None and not history.exists():
+        while not history.exists() or not history.read_text().endswith("\n"):
+            if process.poll() is not None:
+                sys.exit("the training has ended before its first epoch")
             time.sleep(0.05)
         epoch = json.loads(history.read_text().splitlines()[0])
         # The epoch's end, without its steps but the first.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -138,3 +139,24 @@ def test_a_terminal_gets_a_bar():
 
     assert "2/3 cases" in terminal.getvalue()
     assert "[note]" in terminal.getvalue()
+
+
+def test_a_reader_that_is_gone_does_not_end_the_program():
+    program = (
+        "import sys, os\n"
+        "from nnunet_medseg import console\n"
+        "console.attach()\n"
+        "reading, writing = os.pipe()\n"
+        "os.close(reading)\n"
+        "os.dup2(writing, 1)\n"
+        "console.detail('nobody reads this')\n"
+        "console.detail('nor this')\n"
+        "sys.stderr.write('trained')\n"
+        "os._exit(0)\n"
+    )
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+
+    assert (result.returncode, result.stderr) == (0, "trained")

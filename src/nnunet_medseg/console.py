@@ -47,7 +47,15 @@ def attach(out: TextIO | None = None, err: TextIO | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A mark that the encoding lacks must not end a training.
             stream.reconfigure(errors="replace")
-        _consoles[name] = Console(file=stream, highlight=False, width=width, soft_wrap=True)
+        _consoles[name] = _Console(file=stream, highlight=False, width=width, soft_wrap=True)
+
+
+class _Console(Console):
+    """A console that falls silent when nobody reads it any more, as after `| head`."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on without words: rich would end the program, and with it a training."""
+        self.quiet = True
 
 
 def _console(name: str = "out") -> Console:
