@@ -23,7 +23,7 @@ from nnunet_medseg.nnunet.planning import make_plans
 from nnunet_medseg.nnunet.probe import count_flops, measure_step
 from nnunet_medseg.nnunet.trainer import TrainingSetup
 
-__all__ = ["PlanTask", "Sized", "plan_for_time"]
+__all__ = ["PlanTask", "Sized", "describe_plan", "plan_for_time"]
 
 MIN_BATCH = 2  # of nnU-Net's planner
 MIN_STAGES = 3  # nnU-Net's loss leaves the coarsest output out, and the one before it needs another
@@ -109,7 +109,7 @@ def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], st
         if not is_own and network["n_stages"] < MIN_STAGES:
             continue
         flops = count_flops(plans, configuration, task.description)
-        name = _describe(plans["configurations"][configuration], size)
+        name = describe_plan(plans["configurations"][configuration], size)
         # Two sizes may lead to the same patch; the first is preferred.
         if name not in {candidate.name for candidate in made}:
             made[Candidate(size, flops, steps_needed, name)] = (plans, configuration)
@@ -144,7 +144,8 @@ def _voxel_mm3(plans: dict[str, Any], configuration: str) -> float:
     return math.prod(spacing)
 
 
-def _describe(configuration: dict[str, Any], size: PlanSize) -> str:
+def describe_plan(configuration: dict[str, Any], size: PlanSize) -> str:
+    """Return for people what a configuration is and how its size differs from nnU-Net's own."""
     spacing = " x ".join(f"{float(side):.3g}" for side in configuration["spacing"])
     patch = " x ".join(str(int(side)) for side in configuration["patch_size"])
     width = "" if size.width == 1 else f", {size.width:g} of the width"

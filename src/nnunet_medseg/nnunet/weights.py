@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 
+from nnunet_medseg import archive
 from nnunet_medseg.errors import ModelError
 from nnunet_medseg.files import write_atomic
 
@@ -45,23 +45,9 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Inert, "numpy.dtype"),
 ]
 
-# What zip, torch's archive reader and its restricted unpickler raise on files that are damaged or
-# made to harm; a stack that runs empty is an IndexError, a forged size a MemoryError.
-UNREADABLE = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-)
+# What torch's archive reader and its restricted unpickler raise, beside what zip does, on files that
+# are damaged or made to harm. An empty stack is an IndexError, a forged size a MemoryError.
+UNREADABLE = (*archive.UNREADABLE, AssertionError, pickle.UnpicklingError)
 
 
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
@@ -112,8 +98,8 @@ def _check_archive(path: Path) -> None:
         if stream.read(len(ZIP_START)) != ZIP_START:
             problem = "the file is not an archive"
             raise ValueError(problem)
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
+    with zipfile.ZipFile(path) as opened:
+        entries = opened.infolist()
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > size or any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         problem = "the archive is compressed, which torch never writes"

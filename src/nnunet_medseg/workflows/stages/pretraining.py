@@ -12,6 +12,7 @@ from typing import Any
 from nnunet_medseg import console
 from nnunet_medseg.budget.fit import steps_that_fit
 from nnunet_medseg.budget.recipe import Recipe, choose_fine_tuning
+from nnunet_medseg.budget.size import NNUNET_SIZE
 from nnunet_medseg.bundle.manifest import read_manifest
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import describe_json
@@ -58,7 +59,8 @@ def read_given(run: Run) -> None:
     shutil.rmtree(unpacked, ignore_errors=True)
     labels = ", ".join(name for name, index in source.description["labels"].items() if index)
     channels = ", ".join(channel_names(source.description))
-    console.detail(f"starting from {source.note}: labels {labels}; images {channels}")
+    console.detail(f"starting from {source.folder_name}: {source.note}")
+    console.detail(f"it has the labels {labels}; images {channels}")
     console.detail(
         "the Dice on held-out patients holds only if the model was not trained on them: for a "
         "model of these patients give the same -f and --seed again"
@@ -143,6 +145,7 @@ def plan_from_model(run: Run, training: Training) -> None:
     with chatter(run.folder.log_file):
         from nnunet_medseg.nnunet.planning import adopt_plans, make_plans, write_plans
         from nnunet_medseg.nnunet.probe import measure_step
+        from nnunet_medseg.nnunet.sizing import describe_plan
         from nnunet_medseg.nnunet.transfer import names_of, new_network, transfer
         from nnunet_medseg.nnunet.weights import write_checkpoint
 
@@ -178,7 +181,7 @@ def plan_from_model(run: Run, training: Training) -> None:
     write_json(
         training.folder.plan_file,
         {
-            "plan": _describe(plans["configurations"][name]),
+            "plan": f"the model's: {describe_plan(plans['configurations'][name], NNUNET_SIZE)}",
             "reason": reason,
             "step_s": step_s if math.isfinite(step_s) else None,
             "steps": steps,
@@ -211,9 +214,3 @@ def _require_same_kind(run: Run, configuration: str, patch: Sequence[int]) -> No
     if len(patch) > 2 and all(1 in shape for shape in shapes):
         problem = f"The model is {configuration}, and the images of the dataset are single slices."
         raise ModelError(problem, fix="Start from a 2d model, or train from scratch.")
-
-
-def _describe(configuration: dict[str, Any]) -> str:
-    spacing = " x ".join(f"{float(side):.3g}" for side in configuration["spacing"])
-    patch = " x ".join(str(int(side)) for side in configuration["patch_size"])
-    return f"the model's: spacing {spacing} mm, patch {patch}, batch {configuration['batch_size']}"

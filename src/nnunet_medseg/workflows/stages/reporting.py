@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from nnunet_medseg import console
@@ -86,12 +87,7 @@ def _compare(run: Run) -> Comparison | None:
         return None
     cases = set.intersection(*(set(entry.scores) for entry in entries))
     entries = [
-        Entry(
-            entry.name,
-            {case: dice for case, dice in entry.scores.items() if case in cases},
-            entry.seconds,
-            entry.memory_bytes,
-        )
+        replace(entry, scores={case: entry.scores[case] for case in entry.scores if case in cases})
         for entry in entries
     ]
     if not cases:
@@ -187,7 +183,7 @@ def _restricted(entry: Entry, labels: set[str]) -> Entry:
         case: {label: value for label, value in dice.items() if label in labels}
         for case, dice in entry.scores.items()
     }
-    return Entry(entry.name, scores, entry.seconds, entry.memory_bytes)
+    return replace(entry, scores=scores)
 
 
 def _variant_names(run: Run) -> dict[str, str]:
