@@ -45,8 +45,8 @@ STAND_INS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     (_Inert, "numpy.dtype"),
 ]
 
-# What torch's archive reader and its restricted unpickler raise, beside what zip does, on files that
-# are damaged or made to harm. An empty stack is an IndexError, a forged size a MemoryError.
+# What torch's archive reader and its restricted unpickler raise, beside what zip does, on files
+# that are damaged or made to harm: an empty stack is an IndexError, a forged size a MemoryError.
 UNREADABLE = (*archive.UNREADABLE, AssertionError, pickle.UnpicklingError)
 
 
