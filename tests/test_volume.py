@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from makers import make_affine, make_image, make_volume
+from strange_files import write_meta, write_nifti, write_plain
 
 from nnunet_medseg.dataset.layouts.listing import stem_of
 from nnunet_medseg.volume import (
@@ -30,45 +31,6 @@ from nnunet_medseg.volume import (
 )
 
 PLAIN = (".nii", ".nrrd", ".mha", ".mhd")
-META = {
-    "ObjectType": "Image",
-    "NDims": "3",
-    "BinaryData": "True",
-    "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-    "Offset": "0 0 0",
-    "ElementSpacing": "1 1 2",
-    "DimSize": "4 4 4",
-    "ElementType": "MET_UCHAR",
-    "ElementDataFile": "LOCAL",
-}
-
-
-def write_plain(path, image=None):
-    """Write an image without compression."""
-    volume = make_image() if image is None else image
-    sitk.WriteImage(sitk.GetImageFromArray(volume.array), str(path), useCompression=False)
-    return path
-
-
-def write_meta(path, **entries):
-    """Write a MetaImage of 4³ voxels by hand."""
-    header = "".join(f"{key} = {value}\n" for key, value in (META | entries).items())
-    path.write_bytes(header.encode() + bytes(range(64)))
-    return path
-
-
-def write_nifti(path, **fields):
-    """Write a NIfTI file of 16³ voxels with header fields of our choice."""
-    nibabel = pytest.importorskip("nibabel")
-    image = nibabel.Nifti1Image(make_image().array.T, np.diag([1.5, 1.0, 2.0, 1.0]))
-    header = image.header.copy()
-    header["magic"] = b"n+1"
-    header["vox_offset"] = 352
-    for name, value in fields.items():
-        header[name] = value
-    content = header.binaryblock + bytes(4) + make_image().array.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return path
 
 
 def rule_of(path, **options):
