@@ -74,7 +74,10 @@ def write_plain(path, image=None):
 
 def write_meta(path, **entries):
     """Write a MetaImage of 4³ voxels by hand."""
-    header = "".join(f"{key} = {value}\n" for key, value in (META | entries).items())
+    entries = META | entries
+    # Its place is the end: what follows is taken for voxels.
+    entries["ElementDataFile"] = entries.pop("ElementDataFile")
+    header = "".join(f"{key} = {value}\n" for key, value in entries.items())
     path.write_bytes(header.encode() + bytes(range(64)))
     return path
 
