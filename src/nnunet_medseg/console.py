@@ -208,7 +208,7 @@ def _make_bar(unit: str | None) -> RichProgress:
     one_line = Column(no_wrap=True)
     return RichProgress(
         SpinnerColumn(),
-        TextColumn("{task.description}", table_column=one_line),
+        TextColumn("{task.description}", markup=False, table_column=one_line),
         BarColumn(bar_width=16),
         TextColumn(count, table_column=one_line),
         _LeftColumn(is_budget=unit is None),

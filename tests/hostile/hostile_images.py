@@ -270,34 +270,62 @@ META_IMAGES = (
     ("mhd with an absolute data file", MHD, meta(ElementDataFile=ABSOLUTE)),
     ("mhd with a data file above it", MHD, meta(ElementDataFile=UP)),
     ("mha with a data file elsewhere", MHA, meta(ElementDataFile=ABSOLUTE)),
-    ("mhd with a data file that is a link", MHD, beside(
-        "d.raw", "{outside}/secret.raw", ElementDataFile="d.raw")),
-    ("mhd with local voxels behind a link", MHD, beside(
-        "LoCaL", "{outside}/secret.raw", ElementDataFile="LoCaL")),
-    ("mhd with a list of data files", MHD, meta_lines(
-        "ElementDataFile = LIST\n{outside}/secret.raw\n")),
-    ("mhd with a list that is a file too", MHD, meta_lines(
-        "ElementDataFile = LIST 2\n{outside}/secret.raw\n", "LIST 2")),
+    (
+        "mhd with a data file that is a link",
+        MHD,
+        beside("d.raw", "{outside}/secret.raw", ElementDataFile="d.raw"),
+    ),
+    (
+        "mhd with local voxels behind a link",
+        MHD,
+        beside("LoCaL", "{outside}/secret.raw", ElementDataFile="LoCaL"),
+    ),
+    (
+        "mhd with a list of data files",
+        MHD,
+        meta_lines("ElementDataFile = LIST\n{outside}/secret.raw\n"),
+    ),
+    (
+        "mhd with a list that is a file too",
+        MHD,
+        meta_lines("ElementDataFile = LIST 2\n{outside}/secret.raw\n", "LIST 2"),
+    ),
     ("mhd with a pattern of data files", MHD, meta(ElementDataFile=ABSOLUTE + "%d 0 3 1")),
-    ("mhd with a pattern that is a file too", MHD, meta_lines(
-        "ElementDataFile = %s%s%n.raw 0 3 1\n", "%s%s%n.raw 0 3 1")),
-    ("mhd with another mark before its data file", MHD, meta_lines(
-        "ElementDataFile: {outside}/secret.raw\nElementDataFile = ok.raw\n")),
-    ("mhd with another line end before its data file", MHD, meta_lines(
-        "Comment = x\rElementDataFile = {outside}/secret.raw\nElementDataFile = ok.raw\n")),
-    ("mhd with two data files", MHD, meta_lines(
-        "ElementDataFile = {outside}/secret.raw\nElementDataFile = ok.raw\n")),
+    (
+        "mhd with a pattern that is a file too",
+        MHD,
+        meta_lines("ElementDataFile = %s%s%n.raw 0 3 1\n", "%s%s%n.raw 0 3 1"),
+    ),
+    (
+        "mhd with another mark before its data file",
+        MHD,
+        meta_lines("ElementDataFile: {outside}/secret.raw\nElementDataFile = ok.raw\n"),
+    ),
+    (
+        "mhd with another line end before its data file",
+        MHD,
+        meta_lines(
+            "Comment = x\rElementDataFile = {outside}/secret.raw\nElementDataFile = ok.raw\n"
+        ),
+    ),
+    (
+        "mhd with two data files",
+        MHD,
+        meta_lines("ElementDataFile = {outside}/secret.raw\nElementDataFile = ok.raw\n"),
+    ),
     ("mha of negative size", MHA, meta(DimSize="-4 4 4")),
     ("mha of huge size", MHA, meta(DimSize="30000 30000 30000")),
     ("mha of a size that overflows", MHA, meta(DimSize="18446744073709551620 4 4")),
     ("mha of sizes whose product overflows", MHA, meta(DimSize="2147483647 2147483647 2147483647")),
     ("mha of 10^9 dimensions", MHA, meta(NDims="1000000000")),
+    ("mha of 10^9 channels", MHA, meta(ElementNumberOfChannels="1000000000")),
+    ("mha that claims a terabyte", MHA, meta_claims),
     ("mha of a negative number of dimensions", MHA, meta(NDims="-1")),
     ("mha of dimensions in other words", MHA, meta(NDims="1e9")),
     ("mha bomb", MHA, meta_bomb("20000 20000 20000", 1000)),
     ("mha bomb behind its voxels", MHA, meta_bomb("4 4 4", 2000)),
     ("mha with a header without end", MHA, meta_endless),
-)  # fmt: skip
+)
 
 
 # What they say about sizes is not what is read: an image of the size that the others have.
@@ -305,13 +333,17 @@ HARMLESS_IMAGES = (
     ("nii.gz bomb behind its voxels", NII, bomb(3000)),
     ("nrrd bomb behind its voxels", NRRD, nrrd_bomb_behind),
     ("nrrd of a size that overflows", NRRD, nrrd(sizes="18446744073709551632 16 16")),
-    ("mha of 10^9 channels", MHA, meta(ElementNumberOfChannels="1000000000")),
-    ("mha that claims a terabyte", MHA, meta_claims),
-    ("mhd whose voxels begin before it", MHD, beside(
-        "d.raw", "", ElementDataFile="d.raw", HeaderSize="-1000000000")),
-    ("mhd whose voxels begin after it", MHD, beside(
-        "d.raw", "", ElementDataFile="d.raw", HeaderSize="1000000000000")),
-)  # fmt: skip
+    (
+        "mhd whose voxels begin before it",
+        MHD,
+        beside("d.raw", "", ElementDataFile="d.raw", HeaderSize="-1000000000"),
+    ),
+    (
+        "mhd whose voxels begin after it",
+        MHD,
+        beside("d.raw", "", ElementDataFile="d.raw", HeaderSize="1000000000000"),
+    ),
+)
 
 WRITERS = {NII: nifti, NIFTI: nifti, NRRD: nrrd, MHA: meta, MHD: meta}
 

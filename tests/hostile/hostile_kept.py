@@ -126,12 +126,24 @@ KEPT_DATASETS = (
     entry("kept record nested without end", nested_record, UNREADABLE),
     entry("kept record with text for numbers", record_with(cases="many"), UNREADABLE),
     entry("kept record with other options", record_with(options={"work_dir": "/x"}), UNREADABLE),
-    entry("kept record with an option of nothing", record_with(options={"label": None}), UNREADABLE),
-    entry("kept record with an absurd ending", record_with(
-        options={"extension": "../../outside"}), ("-e ../../outside",), UsageError),
-    entry("kept record with escape codes", record_with(
-        options={"extension": "\x1b[2J"}), (r"-e \x1b[2J",), UsageError),
-    entry("kept record that names a file above", file_in_record(path="../../../../outside/secret.raw")),
+    entry(
+        "kept record with an option of nothing", record_with(options={"label": None}), UNREADABLE
+    ),
+    entry(
+        "kept record with an absurd ending",
+        record_with(options={"extension": "../../outside"}),
+        ("-e ../../outside",),
+        UsageError,
+    ),
+    entry(
+        "kept record with escape codes",
+        record_with(options={"extension": "\x1b[2J"}),
+        (r"-e \x1b[2J",),
+        UsageError,
+    ),
+    entry(
+        "kept record that names a file above", file_in_record(path="../../../../outside/secret.raw")
+    ),
     entry("kept record that names an absolute file", file_in_record(path="{outside}/secret.raw")),
     entry("kept record of absurd size", file_in_record(size_bytes=10**300)),
     entry("kept dataset with gadgets beside it", gadgets),
@@ -140,4 +152,4 @@ KEPT_DATASETS = (
     entry("kept findings of another kind", inspections_of(FACTS)),
     entry("kept findings that are numbers", inspections_of(3)),
     entry("kept record that is a link", linked_record, UNREADABLE),
-)  # fmt: skip
+)

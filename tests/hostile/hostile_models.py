@@ -230,7 +230,12 @@ QUANTISED = with_tensor(lambda: torch.zeros((1 << 20, 1 << 20, 1 << 20), device=
 CHECKPOINTS = tuple(
     Hostile(name, doors, make, ModelError, says)
     for name, doors, make, *says in (
-        ("pth with a gadget in its weights", BOTH, saved(with_gadget("network_weights", "x")), PICKLED),
+        (
+            "pth with a gadget in its weights",
+            BOTH,
+            saved(with_gadget("network_weights", "x")),
+            PICKLED,
+        ),
         ("pth with a gadget in its plans", BOTH, saved(with_gadget("init_args", "plans")), PICKLED),
         ("pth with a gadget in its log", BOTH, saved(with_gadget("logging", "x")), PICKLED),
         (
@@ -268,17 +273,29 @@ CHECKPOINTS = tuple(
         ("tensor that is sparse and huge", BOTH, saved(SPARSE), FINAL),
         ("tensor without values and huge", BOTH, saved(QUANTISED), FINAL),
         ("pickle that claims a terabyte", BOTH, rewritten(huge_bytes), PICKLED),
-        ("tensor that is no number", (PRETRAINED,), saved(with_tensor(
-            lambda: torch.full((4, 1, 3, 3, 3), NAN))), "not finite"),
+        (
+            "tensor that is no number",
+            (PRETRAINED,),
+            saved(with_tensor(lambda: torch.full((4, 1, 3, 3, 3), NAN))),
+            "not finite",
+        ),
         ("tensor of another shape", BOTH, saved(with_tensor(lambda: torch.zeros(7))), "do not fit"),
-        ("plans in a pth that hold themselves", (PRETRAINED,), alone(
-            lambda content, _: _put(content, ("init_args", "plans"), endless())), "not plain"),
-        ("plans in a pth that explode as a text", (PRETRAINED,), alone(
-            lambda content, _: _put(content, ("init_args", "plans"), explosive())), "too large"),
+        (
+            "plans in a pth that hold themselves",
+            (PRETRAINED,),
+            alone(lambda content, _: _put(content, ("init_args", "plans"), endless())),
+            "not plain",
+        ),
+        (
+            "plans in a pth that explode as a text",
+            (PRETRAINED,),
+            alone(lambda content, _: _put(content, ("init_args", "plans"), explosive())),
+            "too large",
+        ),
         ("model of pickles only", BOTH, pickles_only, "Task001"),
         ("pickle alone", (PRETRAINED,), one_pickle, "model.pkl", "is no model"),
     )
-)  # fmt: skip
+)
 
 # --- plans -------------------------------------------------------------------------------------
 
@@ -354,40 +371,103 @@ REFUSED = "plans are not accepted"
 PLANS = tuple(
     Hostile(name, BOTH, make, ModelError, ("Stock", *says))
     for name, make, *says in (
-        ("plans that name os.system", plans_with(((*NETWORK, "network_class_name"), "os.system")), REFUSED),
-        ("plans that name a module", plans_with(((*NETWORK, "network_class_name"), "planted.Network")), REFUSED),
-        ("plans that name a reader", plans_with((("image_reader_writer",), "planted.Reader")), REFUSED),
-        ("plans that name a layer", plans_with(((*KEYWORDS, "nonlin"), "planted.Network")), REFUSED),
-        ("plans that import a keyword", plans_with(
-            ((*NETWORK, "_kw_requires_import"), ["conv_op", "planted.run"])), REFUSED),
-        ("plans that name a label manager", plans_with((("label_manager",), "planted.Network")), REFUSED),
-        ("plans that name a preprocessor", plans_with(
-            ((*CHOSEN, "preprocessor_name"), "planted.Network")), REFUSED),
-        ("plans that name a resampling", plans_with(
-            ((*CHOSEN, "resampling_fn_data"), "os.system")), REFUSED),
-        ("plans that name a normalisation", plans_with(
-            ((*CHOSEN, "normalization_schemes"), ["planted.Network"])), REFUSED),
-        ("plans with a patch of 10^12 voxels", plans_with(((*CHOSEN, "patch_size"), [10**4] * 3)), REFUSED),
-        ("plans with a number of 400 digits", plans_with(((*CHOSEN, "spacing"), [10**400, 1, 1])), REFUSED),
+        (
+            "plans that name os.system",
+            plans_with(((*NETWORK, "network_class_name"), "os.system")),
+            REFUSED,
+        ),
+        (
+            "plans that name a module",
+            plans_with(((*NETWORK, "network_class_name"), "planted.Network")),
+            REFUSED,
+        ),
+        (
+            "plans that name a reader",
+            plans_with((("image_reader_writer",), "planted.Reader")),
+            REFUSED,
+        ),
+        (
+            "plans that name a layer",
+            plans_with(((*KEYWORDS, "nonlin"), "planted.Network")),
+            REFUSED,
+        ),
+        (
+            "plans that import a keyword",
+            plans_with(((*NETWORK, "_kw_requires_import"), ["conv_op", "planted.run"])),
+            REFUSED,
+        ),
+        (
+            "plans that name a label manager",
+            plans_with((("label_manager",), "planted.Network")),
+            REFUSED,
+        ),
+        (
+            "plans that name a preprocessor",
+            plans_with(((*CHOSEN, "preprocessor_name"), "planted.Network")),
+            REFUSED,
+        ),
+        (
+            "plans that name a resampling",
+            plans_with(((*CHOSEN, "resampling_fn_data"), "os.system")),
+            REFUSED,
+        ),
+        (
+            "plans that name a normalisation",
+            plans_with(((*CHOSEN, "normalization_schemes"), ["planted.Network"])),
+            REFUSED,
+        ),
+        (
+            "plans with a patch of 10^12 voxels",
+            plans_with(((*CHOSEN, "patch_size"), [10**4] * 3)),
+            REFUSED,
+        ),
+        (
+            "plans with a number of 400 digits",
+            plans_with(((*CHOSEN, "spacing"), [10**400, 1, 1])),
+            REFUSED,
+        ),
         ("plans with a million stages", plans_with(((*KEYWORDS, "n_stages"), 10**6)), REFUSED),
-        ("plans with a billion features", plans_with(
-            ((*KEYWORDS, "features_per_stage"), [10**9] * 3)), REFUSED),
+        (
+            "plans with a billion features",
+            plans_with(((*KEYWORDS, "features_per_stage"), [10**9] * 3)),
+            REFUSED,
+        ),
         ("plans of a network of terabytes", gigantic(), "do not fit"),
-        ("plans with strides of nothing", plans_with(((*KEYWORDS, "strides"), [[0] * 3] * 3)), REFUSED),
+        (
+            "plans with strides of nothing",
+            plans_with(((*KEYWORDS, "strides"), [[0] * 3] * 3)),
+            REFUSED,
+        ),
         ("plans that are not numbers", plans_with(((*CHOSEN, "patch_size"), ["16"] * 3)), REFUSED),
-        ("plans with a folder of escape codes", plans_with(
-            ((*NETWORK, "network_class_name"), "\x1b[2J\x1b]0;owned\x07\nError")), REFUSED),
+        (
+            "plans with a folder of escape codes",
+            plans_with(((*NETWORK, "network_class_name"), "\x1b[2J\x1b]0;owned\x07\nError")),
+            REFUSED,
+        ),
         ("plans nested without end", text_of("plans.json", lambda _: b"[" * 10**6), "plans.json"),
-        ("plans of 100 MB", text_of("plans.json", lambda _: b'["' + b"x" * 10**8 + b'"]'), "plans.json"),
-        ("plans that are a pickle", text_of(
-            "plans.json", lambda place: pickle.dumps(Program(place.marker))), "plans.json"),
-        ("labels without end", description_with(
-            labels={"background": 0} | {f"l{n}": n for n in range(1, 100_000)}), REFUSED),
+        (
+            "plans of 100 MB",
+            text_of("plans.json", lambda _: b'["' + b"x" * 10**8 + b'"]'),
+            "plans.json",
+        ),
+        (
+            "plans that are a pickle",
+            text_of("plans.json", lambda place: pickle.dumps(Program(place.marker))),
+            "plans.json",
+        ),
+        (
+            "labels without end",
+            description_with(labels={"background": 0} | {f"l{n}": n for n in range(1, 100_000)}),
+            REFUSED,
+        ),
         ("label of 10^12", description_with(labels={"background": 0, "a": 10**12}), REFUSED),
-        ("channels without end", description_with(
-            channel_names={str(n): "CT" for n in range(10_000)}), REFUSED),
+        (
+            "channels without end",
+            description_with(channel_names={str(n): "CT" for n in range(10_000)}),
+            REFUSED,
+        ),
     )
-)  # fmt: skip
+)
 
 MANIFESTS = tuple(
     Hostile(name, (MODEL,), manifest_with(content), ModelError, ("manifest", "Ours"))
@@ -438,18 +518,29 @@ def with_loop(place: Place) -> Path:
 FOLDERS = tuple(
     Hostile(name, BOTH, make, ModelError, says)
     for name, make, *says in (
-        ("model with linked plans", replaced("plans.json", "{outside}/Model/plans.json"), "plans.json"),
-        ("model with a linked checkpoint", replaced(
-            f"fold_0/{FINAL}", "{outside}/Model/fold_0/" + FINAL), FINAL),
+        (
+            "model with linked plans",
+            replaced("plans.json", "{outside}/Model/plans.json"),
+            "plans.json",
+        ),
+        (
+            "model with a linked checkpoint",
+            replaced(f"fold_0/{FINAL}", "{outside}/Model/fold_0/" + FINAL),
+            FINAL,
+        ),
         ("model with a linked fold", replaced("fold_0", "{outside}/Model/fold_0"), "fold_0"),
         ("model with plans that link to themselves", replaced("plans.json", "plans.json"), "Stock"),
         ("model with plans from a device", replaced("plans.json", "/dev/zero"), "plans.json"),
-        ("model with a checkpoint from a device", replaced(f"fold_0/{FINAL}", "/dev/zero"), "Stock"),
+        (
+            "model with a checkpoint from a device",
+            replaced(f"fold_0/{FINAL}", "/dev/zero"),
+            "Stock",
+        ),
         ("model with a folder that leads in a circle", with_loop, "again"),
         ("model with plans that are a pipe", piped("plans.json"), "plans.json"),
         ("model with a checkpoint that is a pipe", piped(f"fold_0/{FINAL}"), "Stock"),
     )
-)  # fmt: skip
+)
 
 HARMLESS = (
     Hostile("model with pickles beside it", (MODEL,), pickles_beside, None, ("segmentations",)),

@@ -254,26 +254,69 @@ def endless_folders(place: Place) -> Path:
 
 SECRET = "{outside}/Patients/p1/img.nii.gz"
 LINKS = (
-    Hostile("image that is a link", (CHECK, TRAIN), linked("p1/img.nii.gz", SECRET),
-            DatasetError, ("p1", "no image")),
-    Hostile("label map that is a link", (CHECK,), linked(
-        "p1/train.nii.gz", "{outside}/Patients/p1/train.nii.gz"), DatasetError, ("no label map",)),
-    Hostile("patient that is a link beside others", (CHECK,), linked(
-        "p3", "{outside}/Patients/p1"), None, ()),
+    Hostile(
+        "image that is a link",
+        (CHECK, TRAIN),
+        linked("p1/img.nii.gz", SECRET),
+        DatasetError,
+        ("p1", "no image"),
+    ),
+    Hostile(
+        "label map that is a link",
+        (CHECK,),
+        linked("p1/train.nii.gz", "{outside}/Patients/p1/train.nii.gz"),
+        DatasetError,
+        ("no label map",),
+    ),
+    Hostile(
+        "patient that is a link beside others",
+        (CHECK,),
+        linked("p3", "{outside}/Patients/p1"),
+        None,
+        (),
+    ),
     Hostile("link that leads in a circle", (CHECK,), linked("p3", "{given}"), None, ()),
     Hostile("link that leads to itself", (CHECK,), linked("p3", "p3"), None, ()),
     Hostile("link that leads nowhere", (CHECK,), linked("p3", "/nothing/there"), None, ()),
-    Hostile("dataset that is a link", (CHECK, TRAIN), only_link("{outside}/Patients"),
-            DatasetError, ("Patients, a link, which is not followed",)),
-    Hostile("raw images that are a link", (CHECK,), raw_linked("imagesTr"), DatasetError, ("imagesTr",)),
-    Hostile("raw labels that are a link", (CHECK,), raw_linked("labelsTr"), DatasetError, ("labelsTr",)),
-    Hostile("image that is a pipe", (CHECK, TRAIN), piped("p1/img.nii.gz"), DatasetError, ("no image",)),
-    Hostile("label map that is a pipe", (CHECK,), piped("p1/train.nii.gz"), DatasetError, ("no label",)),
-    Hostile("image to segment that is a link", (PREDICT,), image_linked(
-        "{outside}/Patients/p1/img.nii.gz"), DatasetError, ("a.nii.gz",)),
-    Hostile("folder to segment that is a link", (PREDICT,), only_link("{outside}/Patients"),
-            DatasetError, ("Patients",)),
-    Hostile("image to segment from a device", (PREDICT,), image_linked("/dev/zero"),
-            DatasetError, ("a.nii.gz",)),
+    Hostile(
+        "dataset that is a link",
+        (CHECK, TRAIN),
+        only_link("{outside}/Patients"),
+        DatasetError,
+        ("Patients, a link, which is not followed",),
+    ),
+    Hostile(
+        "raw images that are a link", (CHECK,), raw_linked("imagesTr"), DatasetError, ("imagesTr",)
+    ),
+    Hostile(
+        "raw labels that are a link", (CHECK,), raw_linked("labelsTr"), DatasetError, ("labelsTr",)
+    ),
+    Hostile(
+        "image that is a pipe", (CHECK, TRAIN), piped("p1/img.nii.gz"), DatasetError, ("no image",)
+    ),
+    Hostile(
+        "label map that is a pipe", (CHECK,), piped("p1/train.nii.gz"), DatasetError, ("no label",)
+    ),
+    Hostile(
+        "image to segment that is a link",
+        (PREDICT,),
+        image_linked("{outside}/Patients/p1/img.nii.gz"),
+        DatasetError,
+        ("a.nii.gz",),
+    ),
+    Hostile(
+        "folder to segment that is a link",
+        (PREDICT,),
+        only_link("{outside}/Patients"),
+        DatasetError,
+        ("Patients",),
+    ),
+    Hostile(
+        "image to segment from a device",
+        (PREDICT,),
+        image_linked("/dev/zero"),
+        DatasetError,
+        ("a.nii.gz",),
+    ),
     Hostile("folders nested two hundred deep", (CHECK, PREDICT), endless_folders, DatasetError, ()),
-)  # fmt: skip
+)

@@ -76,6 +76,7 @@ def test_the_corpus_is_large_and_its_names_are_unique():
     assert {door for _, door in TRIES} == {CHECK, TRAIN, PRETRAINED, MODEL, PREDICT, KEPT}
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 @pytest.mark.parametrize(
     ("entry", "door"),
     TRIES,
