@@ -99,7 +99,7 @@ NAMES = (
     *(
         Hostile(
             f"patient called by {kind}",
-            (CHECK, TRAIN),
+            (CHECK, TRAIN) if kind in CONTROLS else (CHECK,),
             patients_called(name, is_whole=False),
             DatasetError,
             (shown, "no label map"),
@@ -135,7 +135,7 @@ NAMES = (
             (shown, "file name") if kind in CONTROLS else (),
         )
         for kind, name, shown in KINDS
-        for ending in (".nii.gz", ".mhd", ".nrrd")
+        for ending in ((".nii.gz", ".mhd", ".nrrd") if kind in CONTROLS else (".mhd",))
     ),
     *(
         Hostile(
