@@ -49,6 +49,21 @@ def plans_of(network: str = "PlainConvUNet", dimensions: int = 3) -> dict[str, A
     return plans
 
 
+def endless_plans() -> dict[str, Any]:
+    """Return plans that hold themselves."""
+    plans = plans_of()
+    plans["configurations"]["again"] = plans
+    return plans
+
+
+def explosive_plans(depth: int = 30, width: int = 10) -> dict[str, Any]:
+    """Return plans of few objects that would be a text without end, or deep without end."""
+    laughs: list[Any] = ["ha"] * width
+    for _ in range(depth):
+        laughs = [laughs] * width
+    return plans_of() | {"original_median_shape_after_transp": laughs}
+
+
 def build_network(
     plans: dict[str, Any], inputs: int = 1, heads: int = 4, seed: int = 0
 ) -> torch.nn.Module:

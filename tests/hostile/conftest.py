@@ -64,7 +64,12 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a good model of stock nnU-Net, to be copied and spoiled."""
-    return write_stock_folder(tmp_path_factory.mktemp("stock") / "model")
+    folder = write_stock_folder(tmp_path_factory.mktemp("stock") / "model")
+    # What stock writes beside is not read, and would be copied hundreds of times.
+    for name in ("fold_0/debug.json", "fold_0/progress.png", "dataset_fingerprint.json"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "fold_0" / "validation")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -81,8 +81,8 @@ class Hostile:
 
 def write_outside(folder: Path, stock: Path) -> Path:
     """Write files that no command is given, and that would be read with pleasure if they were."""
-    write_patients(folder / "Patients", cases=2)
-    write_raw(folder / "Raw", cases=2)
+    write_patients(folder / "Patients", cases=1)
+    write_raw(folder / "Raw", cases=1)
     shutil.copytree(stock, folder / "Model")
     for ending in (".nii", ".nrrd", ".mha"):
         write_volume(folder / f"secret{ending}", make_image())

@@ -17,7 +17,14 @@ from typing import Any
 import numpy as np
 import torch
 from corpus import MODEL, PRETRAINED, Hostile, Place
-from foreign_models import FINAL, Program, plans_of, stock_checkpoint
+from foreign_models import (
+    FINAL,
+    Program,
+    endless_plans,
+    explosive_plans,
+    plans_of,
+    stock_checkpoint,
+)
 from tiny_model import DESCRIPTION, make_facts, make_parts
 
 from nnunet_medseg.bundle.build import build_model
@@ -164,20 +171,6 @@ def script(_: Place) -> bytes:
     return stream.getvalue()
 
 
-def endless() -> dict[str, Any]:
-    plans: dict[str, Any] = plans_of()
-    plans["configurations"]["again"] = plans
-    return plans
-
-
-def explosive() -> dict[str, Any]:
-    """Return plans of few objects that would be a text of 10²⁰ letters."""
-    content: list[Any] = ["x" * 10]
-    for _ in range(20):
-        content = [content] * 10
-    return plans_of() | {"original_median_shape_after_transp": content}
-
-
 def alone(change: Callable[[dict[str, Any], Place], Any]) -> Callable[[Place], Path]:
     """Return a maker of a checkpoint that is given without its folder."""
 
@@ -283,13 +276,13 @@ CHECKPOINTS = tuple(
         (
             "plans in a pth that hold themselves",
             (PRETRAINED,),
-            alone(lambda content, _: _put(content, ("init_args", "plans"), endless())),
+            alone(lambda content, _: _put(content, ("init_args", "plans"), endless_plans())),
             "not plain",
         ),
         (
             "plans in a pth that explode as a text",
             (PRETRAINED,),
-            alone(lambda content, _: _put(content, ("init_args", "plans"), explosive())),
+            alone(lambda content, _: _put(content, ("init_args", "plans"), explosive_plans())),
             "too large",
         ),
         ("model of pickles only", BOTH, pickles_only, "Task001"),

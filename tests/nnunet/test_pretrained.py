@@ -16,6 +16,8 @@ from foreign_models import (
     FULLRES,
     Program,
     build_network,
+    endless_plans,
+    explosive_plans,
     plans_of,
     stock_checkpoint,
     write_stock_folder,
@@ -411,26 +413,20 @@ def test_a_program_in_a_checkpoint_is_not_run(tmp_path, place):
     assert not trace.exists()
 
 
-def endless() -> dict[str, Any]:
-    plans: dict[str, Any] = plans_of()
-    plans["configurations"]["loop"] = plans
-    return plans
-
-
-def explosive() -> dict[str, Any]:
-    laughs: list[Any] = ["ha"] * 10
-    for _ in range(30):
-        laughs = [laughs] * 10
-    return plans_of() | {"laughs": laughs}
-
-
 @pytest.mark.parametrize(
     "plans",
-    [endless(), explosive(), plans_of() | {"tensor": torch.zeros(2)}, {(1, 2): 3}, {}],
-    ids=["endless", "explosive", "tensor", "tuple", "empty"],
+    [
+        endless_plans(),
+        explosive_plans(),
+        explosive_plans(depth=150),
+        explosive_plans(width=1),
+        plans_of() | {"tensor": torch.zeros(2)},
+        {(1, 2): 3},
+        {},
+    ],
+    ids=["endless", "explosive", "deep", "narrow", "tensor", "tuple", "empty"],
 )
-def test_plans_in_a_checkpoint_that_json_could_not_hold_are_refused(tmp_path, monkeypatch, plans):
-    monkeypatch.setattr(pretrained, "MAX_TEXT_BYTES", 10**5)
+def test_plans_in_a_checkpoint_that_json_could_not_hold_are_refused(tmp_path, plans):
     arguments = {"plans": plans, "configuration": "3d_fullres", "dataset_json": DESCRIPTION}
 
     with pytest.raises(ModelError, match="plans"):

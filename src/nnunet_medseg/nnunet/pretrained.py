@@ -41,6 +41,7 @@ ACCEPTED = (
 )
 PLACES = ("plans.json", "*/plans.json", "*/*/plans.json", "*/*/*/plans.json")
 CHECKPOINTS = tuple(f"checkpoint_{state}.pth" for state in ("final", "best", "latest"))
+MAX_ENTRIES, MAX_DEPTH = 10**6, 30  # of the same; stock has thousands, seven deep
 MAX_ANCESTORS = 8  # a configuration inherits from another one, seldom from two
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -238,6 +239,7 @@ def _as_json(content: Any) -> Any:
     """Return what JSON would hold of an unpickled object, which may be nested without end."""
     pieces, size = [], 0
     try:
+        _require_few_entries(content)
         for piece in json.JSONEncoder().iterencode(content):
             pieces.append(piece)
             size += len(piece)
@@ -250,6 +252,21 @@ def _as_json(content: Any) -> Any:
         cause = error
     problem = "The plans in the checkpoint are not plain, or too large."
     raise ModelError(problem, fix=UNCHANGED) from cause
+
+
+def _require_few_entries(content: Any) -> None:
+    """Refuse what holds itself, or the same again and again: as a text it would have no end."""
+    layer, left = [content], MAX_ENTRIES
+    for _ in range(MAX_DEPTH):
+        tables = [part for part in layer if isinstance(part, (dict, list, tuple))]
+        left -= sum(map(len, tables))
+        if left < 0 or not tables:
+            break
+        rows = (part.values() if isinstance(part, dict) else part for part in tables)
+        layer = [item for row in rows for item in row]
+    if left < 0 or tables:
+        problem = "too many entries, or nested too deep"
+        raise ValueError(problem)
 
 
 def _single_plans(plans: Any, configuration: str) -> dict[str, Any]:
