@@ -21,18 +21,26 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunet_medseg.errors import TrainingError
+from nnunet_medseg.signals import handled
 
 __all__ = ["die_with_parent", "map_in_workers", "run_in_fresh_process", "warm_up"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+UNHEARD = ("SIGINT", "SIGHUP")  # by workers
 
-def die_with_parent() -> None:
-    """In a worker: exit when the parent does, and leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def die_with_parent(*, deaf_to_sigterm: bool = False) -> None:
+    """In a worker: exit when the parent does, and leave Ctrl-C and a closed terminal to the parent.
+
+    Args:
+        deaf_to_sigterm: Whether SIGTERM, which schedulers send to all processes of a job, is left
+            to the parent too.
+    """
+    _ignore(UNHEARD)
     # A handler of the main process, which a fork inherits, would only note the signal.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf_to_sigterm else signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         watcher = threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True)
@@ -45,8 +53,14 @@ def _exit_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _start_worker(log: Path | None) -> None:
-    die_with_parent()
+def _ignore(names: Sequence[str]) -> None:
+    for name in names:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _start_worker(log: Path | None, deaf_to_sigterm: bool = False) -> None:
+    die_with_parent(deaf_to_sigterm=deaf_to_sigterm)
     if log is not None:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(handle, 1)
@@ -61,19 +75,13 @@ def _context() -> BaseContext:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Let processes that are started here ignore Ctrl-C from their first moment on.
+def _born_deaf(*names: str) -> Iterator[None]:
+    """Let processes that are started here ignore signals from their first moment on.
 
-    A terminal sends it to all of them, and one that is still importing would print a traceback.
+    A terminal sends Ctrl-C to all of them, and one that is still importing would print a traceback.
     """
-    if threading.current_thread() is not threading.main_thread():
+    with handled((*UNHEARD, *names), signal.SIG_IGN):
         yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def warm_up(modules: Sequence[str]) -> None:
@@ -87,7 +95,7 @@ def warm_up(modules: Sequence[str]) -> None:
     from multiprocessing import forkserver
 
     context.set_forkserver_preload(list(modules))
-    with _deaf_to_ctrl_c():
+    with _born_deaf():
         forkserver.ensure_running()
 
 
@@ -133,8 +141,17 @@ def map_in_workers(
         problem = "A worker process was killed, most likely because the memory ran out."
         fix = "Close other programs or take a machine with more memory, then run the same command."
         raise TrainingError(problem, fix=fix) from broken
+    except BaseException:
+        # Not left to finish what nobody wants any more: a large case takes minutes.
+        _kill(pool)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in list((pool._processes or {}).values()):  # its own way comes with Python 3.14
+        process.kill()
 
 
 def run_in_fresh_process(
@@ -152,6 +169,14 @@ def run_in_fresh_process(
         BrokenProcessPool when the process was killed.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log,))
-    with pool, _deaf_to_ctrl_c():
-        return pool.submit(function, argument)
+    pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log, True))
+    with pool:
+        # Also to SIGTERM: within its grace a model is proved and handed over.
+        with _born_deaf("SIGTERM"):
+            result = pool.submit(function, argument)
+        try:
+            result.exception()
+        except BaseException:
+            _kill(pool)
+            raise
+        return result

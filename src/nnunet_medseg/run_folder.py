@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -42,7 +43,7 @@ SCRATCH = "scratch-"  # temporary folders of a prediction
 
 BEFORE_PLANNING = ("model", "check", "convert")
 
-FORMAT = 3  # raise it when a stage writes something that an older program cannot read
+FORMAT = 4  # raise it when a stage writes something that an older program cannot read
 LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
 
 
@@ -145,6 +146,21 @@ class RunFolder:
     def _write(self, journal: Journal) -> None:
         write_json(self.journal_file, journal.model_dump(), mode=0o600)
 
+    def damaged_files(self) -> tuple[str, ...]:
+        """Name the files that cannot be read any more, as after a disk failed or was full.
+
+        Stages replace their files as a whole, so that none is ever seen half written otherwise.
+        """
+        tables = [*self.root.glob("*.json"), *self.trainings.glob("*/*.json")]
+        packed = [*self.root.glob("*.npz"), *self.root.glob("*.pth")]
+        packed += [*self.trainings.glob("*/*.npz"), *self.trainings.glob("*/*.pth")]
+        damaged = [path for path in tables if not _is_json(path)]
+        damaged += [path for path in packed if not zipfile.is_zipfile(path)]
+        return tuple(
+            f"file {path.relative_to(self.root).as_posix()} of the run: damaged"
+            for path in sorted(damaged)
+        )
+
     def finished_stages(self) -> dict[str, float]:
         """Return the seconds of each finished stage, by name."""
         return {stage.name: stage.seconds for stage in self.journal().stages}
@@ -160,6 +176,18 @@ class RunFolder:
         journal = self.journal()
         journal.stages = [record for record in journal.stages if record.name != stage]
         self._write(journal)
+
+    def reopen(self, training: TrainingFolder) -> None:
+        """Let a training go on from its checkpoint; take it and all after it out of the journal."""
+        journal = self.journal()
+        names = [record.name for record in journal.stages]
+        first = next((place for place, name in enumerate(names) if name.startswith("train")), None)
+        journal.stages = [
+            record for place, record in enumerate(journal.stages) if first is None or place < first
+        ]
+        self._write(journal)
+        for path in (training.training_file, training.failed_file, training.evaluation_file):
+            path.unlink(missing_ok=True)
 
     def forget_plans(self) -> None:
         """Take planning and all that follows out of the journal, with the trainings."""
@@ -177,6 +205,14 @@ class RunFolder:
         journal = self.journal()
         journal.stages.append(StageRecord(name=stage, seconds=time.monotonic() - started))
         self._write(journal)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        read_json(path)
+    except ValueError:
+        return False
+    return True
 
 
 def remove_run(run: RunFolder) -> None:

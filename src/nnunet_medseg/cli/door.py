@@ -6,9 +6,7 @@ import argparse
 import errno
 import os
 import platform
-import signal
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,10 +20,12 @@ from nnunet_medseg.errors import (
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     FolderError,
+    Stopped,
     TrainingError,
     UsageError,
     UserError,
 )
+from nnunet_medseg.signals import handled
 
 __all__ = ["Parser", "through_the_door"]
 
@@ -47,16 +47,12 @@ def through_the_door(command: Callable[[], int]) -> int:
     """Run a command; print its error, if any, and return the exit status."""
     console.attach()
     try:
-        with _terminated_as_interrupted():
+        with _stopped_by_the_system():
             return command()
     except UserError as error:
         return _tell(error)
-    except KeyboardInterrupt:
-        console.error(
-            "Interrupted.",
-            "Nothing is lost: a training or prediction goes on where it was with the same command.",
-        )
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return _tell_interrupted(interrupt)
     except MemoryError:
         return _tell(TrainingError("The memory ran out.", fix=MORE_MEMORY))
     except OSError as error:
@@ -67,16 +63,24 @@ def through_the_door(command: Callable[[], int]) -> int:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM, which schedulers send before they kill, as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
+def _stopped_by_the_system() -> Iterator[None]:
+    """End in order on SIGTERM, which schedulers send before they kill, and on a closed terminal."""
+    with handled(("SIGTERM", "SIGHUP"), _stop):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise Stopped(number)
+
+
+def _tell_interrupted(interrupt: KeyboardInterrupt) -> int:
+    problem, status = "Interrupted.", EXIT_INTERRUPTED
+    if isinstance(interrupt, Stopped):
+        # As shells report a signal.
+        problem, status = "The system ended the command.", 128 + interrupt.signal
+    fix = "Nothing is lost: a training or prediction goes on where it was with the same command."
+    console.error(problem, fix)
+    return status
 
 
 def _tell(error: UserError) -> int:
