@@ -39,9 +39,9 @@ def _early_end(manifest: Manifest) -> str:
     training = manifest.training
     if not training.ended_early:
         return ""
-    planned = duration(training.planned_s or training.asked_s)
     return (
-        f"Interrupted by {training.ended_early} after {duration(training.used_s)} of {planned}: "
+        f"Interrupted by {training.ended_early} after {duration(training.used_s)} of "
+        f"{duration(training.asked_s)} asked for: "
         "the model so far, trained no further. "
     )
 
@@ -125,7 +125,8 @@ def write_summary(
 
 def _deadline_lines(manifest: Manifest) -> list[str]:
     planned_s = manifest.training.planned_s
-    if planned_s is None or planned_s >= manifest.training.asked_s:
+    is_early = bool(manifest.training.ended_early)
+    if is_early or planned_s is None or planned_s >= manifest.training.asked_s:
         return []
     return [f"            the deadline left {duration(planned_s)}"]
 

@@ -49,6 +49,7 @@ from nnunet_medseg.workflows.stages.common import (
     make_segmenter,
     precision_of,
     require_dataset,
+    trainings_of,
 )
 
 
@@ -162,6 +163,11 @@ def _parameters(options: TrainOptions, asked: TrainOptions) -> dict[str, Any]:
     return options.to_json() | {"pretrained": given, "vary": asked.vary}
 
 
+def _asked_for(run: Run, trainings: Sequence[Training]) -> Sequence[Training]:
+    """Return what the minutes were asked for: all folds, though some may have been left out."""
+    return trainings_of(run) if run.options.fold == "cv" else trainings
+
+
 def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
     """Return the training in numbers; those of folds are added up."""
     records = [read_json(training.folder.training_file) for training in trainings]
@@ -171,7 +177,7 @@ def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
 
     used_s = total("used_s")
     return TrainingFacts(
-        asked_s=total("asked_s"),
+        asked_s=sum(each.asked_s for each in _asked_for(run, trainings)),
         planned_s=total("planned_s"),
         ended_early=ended_early(run),
         used_s=used_s,
