@@ -11,28 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from strange_files import GOOD, WEIGHTS, claim, entry_of, write_with_entry, write_zip
 
 from nnunet_medseg import archive
 from nnunet_medseg.archive import unpack_archive
 from nnunet_medseg.errors import ModelError
-
-WEIGHTS = "fold_0/checkpoint_final.pth"
-GOOD = {"plans.json": b"{}", "dataset.json": b"{}", WEIGHTS: bytes(range(256)) * 20}
-
-
-def write_zip(path: Path, entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", method) as made:
-        for name, content in entries.items():
-            made.writestr(name, content)
-    return path
-
-
-def write_with_entry(path: Path, entry: zipfile.ZipInfo, content: bytes = b"content") -> Path:
-    """Write a good archive with one more entry at its end."""
-    write_zip(path, GOOD)
-    with zipfile.ZipFile(path, "a") as made:
-        made.writestr(entry, content)
-    return path
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -41,15 +24,6 @@ def files_in(folder: Path) -> dict[str, bytes]:
         for path in folder.rglob("*")
         if not path.is_dir()
     }
-
-
-def claim(path: Path, name: str, size_bytes: int) -> Path:
-    """Change the unpacked size that the list of entries claims for one entry."""
-    content = bytearray(path.read_bytes())
-    place = content.rindex(name.encode())  # in the list, which comes last
-    struct.pack_into("<I", content, place - 46 + 24, size_bytes)
-    path.write_bytes(content)
-    return path
 
 
 # --- what is unpacked --------------------------------------------------------------------------
@@ -90,14 +64,6 @@ def test_rights_and_dates_of_entries_are_not_taken_over(tmp_path):
 
 
 # --- what is refused ---------------------------------------------------------------------------
-
-
-def entry_of(name: str, *, mode: int = 0, flags: int = 0) -> zipfile.ZipInfo:
-    entry = zipfile.ZipInfo("placeholder")
-    entry.filename = name
-    entry.external_attr = mode << 16
-    entry.flag_bits = flags
-    return entry
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,46 @@ def test_brackets_in_names_are_printed_as_they_are(streams):
     assert streams.out.getvalue() == "  folder [red]y[/]\n  ! folder [/] z\n[h]\n"
 
 
+CONTROLLING = "a\x1b[2J\x1b]0;x\x07\x9b1m\r\nError: b\u202ec\udcff"
+SHOWN = r"a\x1b[2J\x1b]0;x\x07\x9b1m\r\nError: b\u202ec\udcff"
+
+
+def test_names_that_would_control_a_terminal_are_shown_and_do_nothing(streams, hand):
+    console.heading(CONTROLLING)
+    console.detail(CONTROLLING)
+    console.warn(CONTROLLING)
+    console.stage_line(CONTROLLING, 1.0, None)
+    console.table(CONTROLLING, [CONTROLLING], [[CONTROLLING]])
+    with console.progress(CONTROLLING, 10, "cases") as bar:
+        hand.time_s = 20.0
+        bar.update(1, CONTROLLING)
+    console.error(CONTROLLING, CONTROLLING)
+
+    shown = streams.out.getvalue() + streams.err.getvalue()
+    assert shown.replace("\n", "").isprintable()
+    assert shown.count(SHOWN) == 11
+    assert len(shown.splitlines()) == 10
+
+
+def test_a_bar_on_a_terminal_shows_names_that_would_control_it(monkeypatch):
+    terminal = Terminal()
+    console.attach(terminal, terminal)
+
+    with console.progress("a\x07[bold]b", 3, "cases") as bar:
+        bar.update(2, "c\x9b2Jd")
+        bar._bar.refresh()
+    console._consoles.clear()
+
+    assert r"a\x07[bold]b" in terminal.getvalue()
+    assert r"c\x9b2Jd" in terminal.getvalue()
+
+
+def test_letters_of_every_language_are_printed_as_they_are(streams):
+    console.detail("Müller Änne 山田 Иванов ✓ …")
+
+    assert streams.out.getvalue() == "  Müller Änne 山田 Иванов ✓ …\n"
+
+
 def test_a_long_line_is_not_broken(streams):
     console.detail("x" * 500)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from makers import make_affine, make_image, make_volume
+from strange_files import write_meta, write_nifti, write_plain
 
 from nnunet_medseg.dataset.layouts.listing import stem_of
 from nnunet_medseg.volume import (
@@ -30,45 +31,6 @@ from nnunet_medseg.volume import (
 )
 
 PLAIN = (".nii", ".nrrd", ".mha", ".mhd")
-META = {
-    "ObjectType": "Image",
-    "NDims": "3",
-    "BinaryData": "True",
-    "TransformMatrix": "1 0 0 0 1 0 0 0 1",
-    "Offset": "0 0 0",
-    "ElementSpacing": "1 1 2",
-    "DimSize": "4 4 4",
-    "ElementType": "MET_UCHAR",
-    "ElementDataFile": "LOCAL",
-}
-
-
-def write_plain(path, image=None):
-    """Write an image without compression."""
-    volume = make_image() if image is None else image
-    sitk.WriteImage(sitk.GetImageFromArray(volume.array), str(path), useCompression=False)
-    return path
-
-
-def write_meta(path, **entries):
-    """Write a MetaImage of 4³ voxels by hand."""
-    header = "".join(f"{key} = {value}\n" for key, value in (META | entries).items())
-    path.write_bytes(header.encode() + bytes(range(64)))
-    return path
-
-
-def write_nifti(path, **fields):
-    """Write a NIfTI file of 16³ voxels with header fields of our choice."""
-    nibabel = pytest.importorskip("nibabel")
-    image = nibabel.Nifti1Image(make_image().array.T, np.diag([1.5, 1.0, 2.0, 1.0]))
-    header = image.header.copy()
-    header["magic"] = b"n+1"
-    header["vox_offset"] = 352
-    for name, value in fields.items():
-        header[name] = value
-    content = header.binaryblock + bytes(4) + make_image().array.tobytes()
-    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
-    return path
 
 
 def rule_of(path, **options):
@@ -384,6 +346,48 @@ def test_a_data_file_that_is_a_link_is_not_followed(tmp_path):
 
     assert files_of(path) == (path,)
     assert rule_of(path) == "no data file"
+
+
+@pytest.mark.parametrize("name", ["LIST 2", "LISTED.raw", "a%d.raw", "LoCaL"])
+def test_a_data_file_whose_name_stands_for_others_is_not_read(tmp_path, name):
+    (tmp_path / name).write_bytes(bytes(range(64)))
+    path = write_meta(tmp_path / "a.mhd", ElementDataFile=name)
+
+    if name == "LoCaL":
+        assert read_volume(path).array.shape == (4, 4, 4)
+    else:
+        assert files_of(path) == (path,)
+        assert rule_of(path) == "no data file"
+
+
+@pytest.mark.parametrize("field", ["data file", "datafile", "DATA FILE", "data file "])
+def test_an_nrrd_header_that_names_another_file_is_refused(tmp_path, field):
+    (tmp_path / "a.raw").write_bytes(bytes(64))
+    header = f"NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\n{field}: a.raw\n\n"
+    (tmp_path / "a.nrrd").write_text(header)
+
+    assert rule_of(tmp_path / "a.nrrd") == "no data file"
+
+
+@pytest.mark.parametrize("number", ["-1", "0", "10", "1e9", "1000000000", "3 NDims = 1e9"])
+def test_a_metaimage_of_an_absurd_number_of_dimensions_does_not_end_the_process(tmp_path, number):
+    assert rule_of(write_meta(tmp_path / "a.mha", NDims=number)) == "unreadable"
+
+
+@pytest.mark.parametrize("mark", [b"ni1", b"", b"n+3"])
+def test_a_nifti_header_that_takes_its_voxels_from_elsewhere_is_refused(tmp_path, mark):
+    (tmp_path / "a.img").write_bytes(make_image().array.tobytes())
+
+    assert rule_of(write_nifti(tmp_path / "a.nii", magic=mark)) == "unreadable"
+
+
+@pytest.mark.parametrize("name", ["a\nb.nii.gz", "a\x1b[2J.nrrd", "a\x9b.mha"])
+def test_a_name_with_a_control_character_is_refused(tmp_path, name):
+    plain = tmp_path / f"plain{extension_of(tmp_path / name)}"
+    write_volume(plain, make_image())
+    plain.rename(tmp_path / name)
+
+    assert rule_of(tmp_path / name) == "file name"
 
 
 FUZZ = """

@@ -1,7 +1,10 @@
-"""The only module that prints: lines, tables, progress bars and errors.
+r"""The only module that prints: lines, tables, progress bars and errors.
 
 A terminal gets bars and colours; anything else (a file, a batch system) gets plain lines, at most
 one every few seconds, so that a log stays readable.
+
+Promises: names of files and labels reach the terminal as text: what would control it, break the
+line or turn the direction of reading is shown as an escape, such as \x1b.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
@@ -30,6 +32,7 @@ __all__ = [
     "progress",
     "stage_line",
     "table",
+    "visible",
     "warn",
 ]
 
@@ -64,33 +67,50 @@ def _console(name: str = "out") -> Console:
     return _consoles[name]
 
 
+def visible(text: str) -> str:
+    r"""Return a text with every character that does not print as an escape.
+
+    Examples:
+        >>> print(visible("a\x1b[2J\nb"))
+        a\x1b[2J\nb
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in text)
+
+
+def _escaped(letter: str) -> str:
+    return letter.encode("unicode_escape").decode("ascii")
+
+
 def heading(text: str) -> None:
     """Print a line that opens a part of the output."""
-    _console().print(Text(text, style="bold"))
+    _console().print(Text(visible(text), style="bold"))
 
 
 def detail(text: str) -> None:
     """Print an indented line that belongs to the stage in progress."""
-    _console().print(Text(f"  {text}"))
+    _console().print(Text(f"  {visible(text)}"))
 
 
 def warn(text: str) -> None:
     """Print a warning line."""
-    _console().print(Text(f"  ! {text}", style="yellow"))
+    _console().print(Text(f"  ! {visible(text)}", style="yellow"))
 
 
 def error(problem: str, fix: str) -> None:
     """Print what was found and what to do about it, on the error stream."""
     console = _console("err")
-    console.print(f"[bold red]Error:[/] {escape(problem)}")
+    console.print(Text.assemble(("Error:", "bold red"), f" {visible(problem)}"))
     if fix:
-        console.print(f"[bold]What to do:[/] {escape(fix)}")
+        console.print(Text.assemble(("What to do:", "bold"), f" {visible(fix)}"))
 
 
 def stage_line(name: str, seconds: float, expected_s: float | None) -> None:
     """Print the line of a finished stage with the time it took and the time it was given."""
     expected = "" if expected_s is None else f"   (expected about {duration(expected_s)})"
-    _console().print(f"[green]✓[/] {name:<11}{duration(seconds):>9}{expected}")
+    line = f" {visible(name):<11}{duration(seconds):>9}{expected}"
+    _console().print(Text.assemble(("✓", "green"), line))
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -99,9 +119,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
         detail(title)
     grid = Table(box=None, pad_edge=False)
     for column in columns:
-        grid.add_column(Text(column), overflow="fold")
+        grid.add_column(Text(visible(column)), overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(visible(cell)) for cell in row))
     _console().print(grid, soft_wrap=False)
 
 
@@ -141,13 +161,13 @@ class Progress:
         self._bar: RichProgress | None = None
         if _console().is_terminal:
             self._bar = _make_bar(unit)
-            self._task = self._bar.add_task(description, total=total, note="")
+            self._task = self._bar.add_task(visible(description), total=total, note="")
             self._bar.start()
 
     def update(self, completed: float, note: str = "") -> None:
         """Show that so much is done, with a note such as the loss."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=completed, note=note)
+            self._bar.update(self._task, completed=completed, note=visible(note))
             return
         now = time.monotonic()
         if now - self._last_line >= LINE_INTERVAL_S:
@@ -188,7 +208,7 @@ def _make_bar(unit: str | None) -> RichProgress:
     one_line = Column(no_wrap=True)
     return RichProgress(
         SpinnerColumn(),
-        TextColumn("{task.description}", table_column=one_line),
+        TextColumn("{task.description}", markup=False, table_column=one_line),
         BarColumn(bar_width=16),
         TextColumn(count, table_column=one_line),
         _LeftColumn(is_budget=unit is None),

@@ -4,6 +4,10 @@ The axis rule: arrays are `(z, y, x)`, with channels `(c, z, y, x)`; spacing is 
 The affine maps a voxel index `(x, y, z, 1)` to mm in LPS (x to the left, y to the back, z to the
 head of the patient), the convention of DICOM and of ITK; NIfTI files, which use RAS, are
 converted on the way in and out by SimpleITK.
+
+Promises of reading: only the file itself is read, and for `.mhd` the one data file that lies beside
+it and is no link; a header is asked what it announces before memory is taken.
+Does not promise: to refuse an image that fits into the memory, however small it is when packed.
 """
 
 from __future__ import annotations
@@ -11,13 +15,15 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import re
 import stat
+import struct
 import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -62,9 +68,21 @@ SIDE_RANGE_MM = (1e-6, 1e6)
 FARTHEST_ORIGIN_MM = 1e9
 
 META_HEADER_BYTES = 1 << 16  # it is text of a few lines
+NRRD_HEADER_BYTES = 1 << 20  # the same, with what the user keeps in it
+# Names of a data file that stand for something else (metaImage.cxx of ITK 5.4): for the file with
+# the header itself, for a list of files that follows, and for files that are counted.
+META_LOCAL = {"LOCAL", "Local", "local"}
+META_SEVERAL = re.compile("LIST|.*%", re.DOTALL)
+# ITK ends the whole process over a number of dimensions that is negative or huge.
+META_DIMENSIONS = re.compile(rb"NDims[^\w.+-]*([\w.+-]*)")
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")  # in a name; a header cannot hold some of them
 BLOCK_BYTES = 1 << 16  # of compressed data: unpacked it is a thousand times as much at most
 GZIP_MAGIC = b"\x1f\x8b"
 NIFTI_HEADER_BYTES = (348, 540)  # versions 1 and 2; it is the header's own first number
+# What the voxels of a file of their own begin with, its place, and that of where they begin.
+NIFTI_MARKS = {348: (b"n+1\0", 344, "f", 108), 540: (b"n+2\0", 4, "q", 168)}
+# Between header and voxels are notes of other programs; what stands there is read into memory.
+NIFTI_NOTES_BYTES = 1 << 26
 NIFTI_FLOAT_BYTES = {"16": 4, "64": 8}  # codes of nifti1.h
 
 # nnU-Net's readers hold float32 copies of image and label; reading alone needs one more.
@@ -134,7 +152,7 @@ class _MetaHeader:
     """What the header of a MetaImage file (`.mha`, `.mhd`) says about its voxels.
 
     Attributes:
-        data_file: Name of the file that holds them, or `LOCAL`.
+        data_file: Name of the file that holds them, or `LOCAL`; empty when it is not plain.
         is_packed: Whether they are compressed.
         packed_bytes: Their compressed length, empty when it is not told.
         end: Where the header ends, in bytes.
@@ -155,8 +173,11 @@ def _read_meta_header(path: Path) -> _MetaHeader:
             if not key:
                 break
         end = stream.tell()
+        stream.seek(0)
+        # ITK also takes other marks between names and values, and other ends of lines.
+        is_plain = stream.read(end).count(b"ElementDataFile") == 1
     return _MetaHeader(
-        data_file=os.fsdecode(entries.get(b"ElementDataFile", b"")),
+        data_file=os.fsdecode(entries.get(b"ElementDataFile", b"")) if is_plain else "",
         is_packed=entries.get(b"CompressedData", b"").lower().startswith((b"t", b"1")),
         packed_bytes=entries.get(b"CompressedDataSize", b"").decode("latin-1"),
         end=end,
@@ -164,6 +185,8 @@ def _read_meta_header(path: Path) -> _MetaHeader:
 
 
 def _data_beside(path: Path, name: str) -> Path | None:
+    if META_SEVERAL.match(name):
+        return None
     try:
         beside = path.with_name(name)
         is_file = stat.S_ISREG(beside.lstat().st_mode)
@@ -188,6 +211,7 @@ def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
     import SimpleITK as sitk
 
     _check_name(path)
+    _check_start(path)
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -209,6 +233,71 @@ def _check_name(path: Path) -> None:
     except UnicodeEncodeError as cause:
         problem = "the name of the file or of its folder holds characters that are no text"
         raise VolumeError("file name", problem, "Rename it.") from cause
+    if CONTROLS.search(path.name):
+        problem = "the name of the file holds a line break or another control character"
+        raise VolumeError("file name", problem, "Rename it.")
+
+
+def _check_start(path: Path) -> None:
+    """Look at what SimpleITK would act on while it reads the header."""
+    rule = START_RULES.get(_format_of(path))
+    try:
+        is_sane = rule is None or rule(path)
+    except VolumeError:
+        raise
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as cause:
+        raise _unreadable() from cause
+    if not is_sane:
+        raise _unreadable()
+
+
+def _starts_like_nifti(path: Path) -> bool:
+    """Tell whether voxels are announced in the file itself, not far behind its header."""
+    with _open_nifti(path) as stream:
+        header = stream.read(max(NIFTI_HEADER_BYTES))
+    for order in "<>":
+        (length,) = struct.unpack_from(f"{order}i", header)
+        if length in NIFTI_MARKS:
+            mark, place, kind, offset_place = NIFTI_MARKS[length]
+            (offset,) = struct.unpack_from(f"{order}{kind}", header, offset_place)
+            is_alone = header[place : place + len(mark)] == mark
+            return is_alone and 0 <= offset <= NIFTI_NOTES_BYTES
+    return False
+
+
+def _open_nifti(path: Path) -> IO[bytes]:
+    with path.open("rb") as raw:
+        is_packed = raw.read(2) == GZIP_MAGIC
+    return cast("IO[bytes]", gzip.open(path)) if is_packed else path.open("rb")
+
+
+def _has_few_dimensions(path: Path) -> bool:
+    """Tell whether a MetaImage file announces a number of dimensions of one digit."""
+    with path.open("rb") as stream:
+        start = stream.read(META_HEADER_BYTES)
+    numbers = META_DIMENSIONS.findall(start.partition(b"ElementDataFile")[0])
+    return bool(numbers) and all(re.fullmatch(rb"[1-9]", number) for number in numbers)
+
+
+def _has_voxels_inside(path: Path) -> bool:
+    """Tell whether an NRRD file names no other file that holds its voxels."""
+    with path.open("rb") as stream:
+        start = stream.read(NRRD_HEADER_BYTES)
+    end = re.search(rb"\n\r?\n", start)
+    if end is None:
+        return False
+    if re.search(rb"(?:^|[\r\n])\s*data ?file\s*:", start[: end.start()], re.IGNORECASE):
+        problem = "the header names another file, or several, with the voxels"
+        fix = "Save the image as one file (in 3D Slicer: as .nrrd, not as .nhdr)."
+        raise VolumeError("no data file", problem, fix)
+    return True
+
+
+START_RULES: dict[str, Callable[[Path], bool]] = {
+    "NiftiImageIO": _starts_like_nifti,
+    "NrrdImageIO": _has_voxels_inside,
+    "MetaImageIO": _has_few_dimensions,
+}
 
 
 def _explain(cause: str) -> VolumeError:
@@ -275,9 +364,7 @@ def _is_whole_nifti(path: Path, reader: sitk.ImageFileReader) -> bool:
     missing = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
     voxel_bytes = NIFTI_FLOAT_BYTES.get(reader.GetMetaData("datatype"))
     lost = 0
-    with path.open("rb") as raw:
-        is_packed = raw.read(2) == GZIP_MAGIC
-    with gzip.open(path) if is_packed else path.open("rb") as stream:
+    with _open_nifti(path) as stream:
         order = "<" if int.from_bytes(stream.read(4), "little") in NIFTI_HEADER_BYTES else ">"
         stream.seek(math.ceil(float(reader.GetMetaData("vox_offset"))))
         while missing > 0 and (block := stream.read(min(BLOCK_BYTES, missing))):
@@ -296,7 +383,7 @@ def _is_whole_meta(path: Path, reader: sitk.ImageFileReader) -> bool:
     import SimpleITK as sitk
 
     header = _read_meta_header(path)
-    is_local = header.data_file.upper() == "LOCAL"
+    is_local = header.data_file in META_LOCAL
     data = path if is_local else _data_beside(path, header.data_file)
     if data is None:
         problem = "the data file that the header names is not beside it"

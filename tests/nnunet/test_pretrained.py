@@ -360,7 +360,7 @@ def test_texts_larger_than_any_plans_are_not_read(tmp_path):
     with (folder / "plans.json").open("wb") as stream:
         stream.truncate(pretrained.MAX_TEXT_BYTES + 1)
 
-    with pytest.raises(ModelError, match="larger than 64 MB"):
+    with pytest.raises(ModelError, match="larger than 16 MB"):
         read_source(folder, tmp_path / "scratch")
 
 

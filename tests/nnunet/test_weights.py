@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import io
-import os
 import pickle
 import random
 import zipfile
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign_models import Program
 
 import nnunet_medseg
 from nnunet_medseg.errors import ModelError
@@ -21,16 +21,6 @@ from nnunet_medseg.nnunet.weights import hash_tensors, read_checkpoint, write_ch
 
 SOURCE = Path(nnunet_medseg.__file__).parent
 REFUSED = "is not a checkpoint|holds no network weights"
-
-
-class Malicious:
-    """Makes a file when it is unpickled in full."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self):
-        return (os.system, (f"touch {self.trace}",))
 
 
 def make_weights() -> dict[str, torch.Tensor]:
@@ -125,7 +115,7 @@ def test_stand_ins_are_known_only_while_a_checkpoint_is_read(tmp_path):
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path):
     path, trace = tmp_path / "checkpoint.pth", tmp_path / "trace"
-    torch.save({"network_weights": make_weights(), "epoch": Malicious(trace)}, path)
+    torch.save({"network_weights": make_weights(), "epoch": Program(trace)}, path)
 
     with pytest.raises(ModelError, match=REFUSED):
         read_checkpoint(path)
@@ -136,7 +126,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path):
 @pytest.mark.parametrize("protocol", [0, 2, 4])
 def test_a_plain_pickle_is_refused_and_not_run(tmp_path, protocol):
     path, trace = tmp_path / "checkpoint.pth", tmp_path / "trace"
-    path.write_bytes(pickle.dumps(Malicious(trace), protocol=protocol))
+    path.write_bytes(pickle.dumps(Program(trace), protocol=protocol))
 
     with pytest.raises(ModelError, match=REFUSED):
         read_checkpoint(path)

@@ -34,7 +34,7 @@ class InspectionRecord:
         self._hashes = hashes
         self._known: dict[str, dict[str, Any]] = {}
         content = read_cache(path)
-        if content.get("format") == FORMAT:
+        if content.get("format") == FORMAT and isinstance(content.get("cases"), dict):
             self._known = content["cases"]
 
     def inspect(
@@ -48,14 +48,14 @@ class InspectionRecord:
         """
         keys = [self._key(case) for case in cases]
         # Before any is read: of two cases with the same new files, both are.
-        are_known = [key in self._known for key in keys]
-        new = [case for case, is_known in zip(cases, are_known, strict=True) if not is_known]
+        known = [_recall(self._known.get(key), case) for case, key in zip(cases, keys, strict=True)]
+        new = [case for case, recalled in zip(cases, known, strict=True) if recalled is None]
         before = len(cases) - len(new)
         read = iter(inspect_cases(new, lambda done: on_case(before + done)))
         found = []
-        for case, key, is_known in zip(cases, keys, are_known, strict=True):
-            if is_known:
-                found.append(_recall(self._known[key], case))
+        for key, recalled in zip(keys, known, strict=True):
+            if recalled is not None:
+                found.append(recalled)
                 continue
             inspection = next(read)
             found.append(inspection)
@@ -70,9 +70,13 @@ class InspectionRecord:
         return "-".join(hashes) if all(hashes) else ""
 
 
-def _recall(record: dict[str, Any], case: Case) -> Inspection:
-    facts = replace(facts_from_json(record["facts"]), name=case.name)
-    findings = [Finding(**item) for item in record["findings"]]
+def _recall(record: Any, case: Case) -> Inspection | None:
+    try:
+        facts = replace(facts_from_json(record["facts"]), name=case.name)
+        findings = [Finding(**item) for item in record["findings"]]
+    # There is no record, or it is not one of ours.
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return None
     return Inspection(facts, tuple(replace(item, case=case.source) for item in findings))
 
 

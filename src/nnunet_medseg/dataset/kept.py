@@ -105,13 +105,20 @@ def find_kept(work_folder: Path, name: str) -> KeptDataset | None:
     root = work_folder / FOLDER / name
     if not (root / RECORD).is_file():
         return None
+    if (root / RECORD).is_symlink():
+        raise _unreadable(root)
     try:
         record = KeptRecord.model_validate(read_json(root / RECORD))
     except (OSError, ValueError, ValidationError, RecursionError) as cause:
         raise _unreadable(root) from cause
-    if record.format != FORMAT:
+    if record.format != FORMAT or not _has_options(record):
         raise _unreadable(root)
     return KeptDataset(root, record)
+
+
+def _has_options(record: KeptRecord) -> bool:
+    # Of the three only the ending may be left open.
+    return all(value is not None for key, value in record.options.items() if key != "extension")
 
 
 def _unreadable(root: Path) -> DatasetError:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ __all__ = ["Unlabelled", "check_unlabelled", "group_images"]
 
 NUMBER = re.compile(r"\d{4}$")
 LABEL_NAME = re.compile(r"train|validate|label|seg|segmentation|mask", re.I)
+MAX_NAME_BYTES = 255  # of file systems
 UNNAMED = "segmentation"  # where a file's name is nothing but the name of its channel
 
 
@@ -122,10 +124,18 @@ def _incomplete(name: str, found: dict[int, Path], channels: Sequence[str]) -> F
     return Finding("error", name, "channel", message, "Add it, or remove the others.")
 
 
+def _long_name(case: Unlabelled) -> Iterator[Finding]:
+    name = Path(case.result).name
+    # Such a header has its voxels in a file beside it, whose ending (.zraw) is one byte longer.
+    if name.lower().endswith(".mhd") and len(os.fsencode(name)) >= MAX_NAME_BYTES:
+        message = "the name is too long for the two files of this format"
+        yield Finding("error", case.result, "file name", message, "Rename it.")
+
+
 def check_unlabelled(case: Unlabelled) -> tuple[Finding, ...]:
     """Read the images of a case and return what is wrong with them."""
     volumes = []
-    findings = []
+    findings = list(_long_name(case))
     for path in case.images:
         try:
             volumes.append(read_volume(path, memory_bytes=free_memory_bytes()))

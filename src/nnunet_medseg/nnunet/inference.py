@@ -17,11 +17,21 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_medseg.errors import ModelError
 from nnunet_medseg.files import read_json
 from nnunet_medseg.hardware import Device
-from nnunet_medseg.nnunet.plans import check_description, check_plans
+from nnunet_medseg.nnunet.plans import check_description, check_plans, naming
 from nnunet_medseg.nnunet.weights import read_checkpoint
 
-__all__ = ["Model", "Segmenter", "check_shapes", "read_model", "segment_with_stock"]
+__all__ = [
+    "Model",
+    "Segmenter",
+    "check_shapes",
+    "read_model",
+    "read_text",
+    "require_inside",
+    "segment_with_stock",
+]
 
+UNCHANGED = "Use a model of this program or of stock nnU-Net v2, unchanged."
+MAX_TEXT_BYTES = 16 * 10**6  # of plans or dataset.json; stock writes kilobytes
 AXES = (0, 1, 2)  # that a prediction may mirror along
 
 
@@ -50,24 +60,57 @@ def read_model(folder: Path) -> Model:
     Raises:
         ModelError: When something is missing, damaged or not accepted.
     """
-    try:
-        plans = read_json(folder / "plans.json")
-        description = read_json(folder / "dataset.json")
-    except (OSError, ValueError, RecursionError) as cause:
-        problem = f"{folder} is not a model folder: plans.json or dataset.json cannot be read."
-        fix = "Copy the folder model (or the one around it) from Output_nnUNet_train."
-        raise ModelError(problem, fix=fix) from cause
+    plans = read_text(folder / "plans.json", folder)
+    description = read_text(folder / "dataset.json", folder)
     files = sorted(folder.glob("fold_*/checkpoint_final.pth"))
     if not files:
         problem = f"The model in {folder} has no weights (fold_*/checkpoint_final.pth)."
         raise ModelError(problem, fix="Copy the whole model folder again.")
+    for path in files:
+        require_inside(path, folder)
     checkpoints = [read_checkpoint(path) for path in files]
     first = checkpoints[0]
     configuration, axes = _read_arguments(first, files[0])
-    check_plans(plans, configuration)
-    check_description(description)
+    with naming(folder):
+        check_plans(plans, configuration)
+        check_description(description)
     weights = tuple(checkpoint["network_weights"] for checkpoint in checkpoints)
     return Model(plans, description, configuration, axes, weights)
+
+
+def read_text(path: Path, root: Path) -> Any:
+    """Read plans.json or dataset.json of a model.
+
+    Args:
+        path: The file.
+        root: The folder that the user has named.
+
+    Raises:
+        ModelError: When it is missing, a link that leads out of the folder, too large or no JSON.
+    """
+    require_inside(path, root)
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        problem = f"{path} is larger than {MAX_TEXT_BYTES // 10**6} MB, which no plans are."
+        raise ModelError(problem, fix=UNCHANGED)
+    try:
+        return read_json(path)
+    except (ValueError, RecursionError) as cause:
+        problem = f"{path} cannot be read: it is not JSON."
+        raise ModelError(problem, fix="Copy the whole model folder again.") from cause
+
+
+def require_inside(path: Path, root: Path) -> None:
+    """Refuse a file of a model that is no file, or that a link leads to from another folder.
+
+    Raises:
+        ModelError: Naming it.
+    """
+    if not path.is_file():
+        problem = f"The model has no file {path}."
+        raise ModelError(problem, fix="Copy the whole model folder again.")
+    if root.resolve() not in path.resolve().parents:
+        problem = f"{path} is a link that leads out of the model's folder; it is not followed."
+        raise ModelError(problem, fix="Copy what it leads to into the model's folder.")
 
 
 def _read_arguments(

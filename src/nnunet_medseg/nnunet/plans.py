@@ -7,12 +7,14 @@ allocates. Nothing is built from plans that have not passed `check_plans`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from nnunet_medseg.errors import ModelError
 
-__all__ = ["channel_names", "check_description", "check_plans"]
+__all__ = ["channel_names", "check_description", "check_plans", "naming"]
 
 ARCHITECTURES = {
     f"dynamic_network_architectures.architectures.{place}"
@@ -67,6 +69,18 @@ MAX_PATCH_VOXELS = 2**25
 MAX_ARGUMENT = 1000  # of layers and of resampling
 MAX_SPLINE_ORDER = 5  # of scipy.ndimage
 MAX_BATCH, MAX_LABELS, MAX_CHANNELS = 4096, 1024, 256
+
+
+@contextmanager
+def naming(model: Path) -> Iterator[None]:
+    """Let every refusal in this block name the model that the user has given."""
+    try:
+        yield
+    except ModelError as cause:
+        if str(model) in cause.problem:
+            raise
+        problem = f"{model}: {cause.problem}"
+        raise ModelError(problem, fix=cause.fix) from cause
 
 
 def check_plans(plans: Mapping[str, Any], configuration: str) -> None:

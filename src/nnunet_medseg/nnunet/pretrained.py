@@ -23,9 +23,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_medseg.archive import unpack_archive
 from nnunet_medseg.errors import ModelError
-from nnunet_medseg.files import read_json
-from nnunet_medseg.nnunet.inference import check_shapes
-from nnunet_medseg.nnunet.plans import check_description, check_plans
+from nnunet_medseg.nnunet.inference import (
+    MAX_TEXT_BYTES,
+    UNCHANGED,
+    check_shapes,
+    read_text,
+    require_inside,
+)
+from nnunet_medseg.nnunet.plans import check_description, check_plans, naming
 from nnunet_medseg.nnunet.weights import read_checkpoint
 
 __all__ = ["Source", "read_source"]
@@ -34,10 +39,8 @@ ACCEPTED = (
     "Name a model folder of this program, a results folder of stock nnU-Net v2 (the one with "
     "plans.json and fold_0), one of its checkpoint_*.pth files, or a zip of such a folder."
 )
-UNCHANGED = "Use a model of this program or of stock nnU-Net v2, unchanged."
 PLACES = ("plans.json", "*/plans.json", "*/*/plans.json", "*/*/*/plans.json")
 CHECKPOINTS = tuple(f"checkpoint_{state}.pth" for state in ("final", "best", "latest"))
-MAX_TEXT_BYTES = 64 * 10**6  # of plans or dataset.json; stock writes kilobytes
 MAX_ANCESTORS = 8  # a configuration inherits from another one, seldom from two
 FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
@@ -97,12 +100,21 @@ class Source:
 
 @dataclass(frozen=True)
 class _Found:
-    """Where the parts of a model lie; `folder` is None when the checkpoint is to tell itself."""
+    """Where the parts of a model lie.
+
+    Attributes:
+        name: What to call it.
+        folder: With its texts; None when the checkpoint is to tell itself.
+        checkpoint: The file with the weights.
+        note: Which one that is, for people.
+        root: The folder that was named or unpacked; None when a file was named.
+    """
 
     name: str
     folder: Path | None
     checkpoint: Path
     note: str
+    root: Path | None = None
 
 
 def read_source(path: Path, scratch: Path) -> Source:
@@ -115,7 +127,13 @@ def read_source(path: Path, scratch: Path) -> Source:
     Raises:
         ModelError: When there is no model, several, or one that is not accepted.
     """
-    found = _find(path, scratch)
+    with naming(path):
+        return _read(_find(path, scratch))
+
+
+def _read(found: _Found) -> Source:
+    if found.root is not None:
+        require_inside(found.checkpoint, found.root)
     checkpoint = read_checkpoint(found.checkpoint)
     arguments = checkpoint.get("init_args")
     arguments = arguments if isinstance(arguments, dict) else {}
@@ -177,7 +195,7 @@ def _find_in_folder(root: Path, name: str) -> _Found:
     # Ours lies in a folder `model` of the folder that has its name.
     named = folder.parent if folder.name == "model" else folder
     file, note = _choose_checkpoint(folds)
-    return _Found(name if named == root else named.name, folder, file, note)
+    return _Found(name if named == root else named.name, folder, file, note, root)
 
 
 def _folds(folder: Path) -> list[Path]:
@@ -212,21 +230,8 @@ def _read_texts(found: _Found, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
         # Of a single file; otherwise the files count, as they do for stock nnU-Net.
         return _as_json(plans), _as_json(description)
     folder = found.folder or found.checkpoint.absolute().parent.parent
-    return _read_text(folder / "plans.json"), _read_text(folder / "dataset.json")
-
-
-def _read_text(path: Path) -> Any:
-    if not path.is_file():
-        problem = f"The model has no file {path}."
-        raise ModelError(problem, fix=ACCEPTED)
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        problem = f"{path} is larger than {MAX_TEXT_BYTES // 10**6} MB, which no plans are."
-        raise ModelError(problem, fix=UNCHANGED)
-    try:
-        return read_json(path)
-    except (ValueError, RecursionError) as cause:
-        problem = f"{path} cannot be read: it is not JSON."
-        raise ModelError(problem, fix="Copy the whole model folder again.") from cause
+    root = found.root or folder
+    return read_text(folder / "plans.json", root), read_text(folder / "dataset.json", root)
 
 
 def _as_json(content: Any) -> Any:

@@ -45,6 +45,8 @@ __all__ = ["labels_of", "predict"]
 
 RECORD = "predicted.json"  # in the work folder: what an interrupted prediction has written
 UNFINISHED = ".medseg-unfinished-"  # temporary folders beside the segmentations
+MAX_SHOWN = 20  # names
+LARGEST_VALUE = 65535  # segmentations are written with 16 bits at most
 SAME_GRID = 1e-3  # of a voxel: what headers of a format round to
 
 
@@ -112,9 +114,11 @@ def _predict(
     log = work / "predict-log.txt"
     with chatter(log):
         from nnunet_medseg.nnunet.inference import Segmenter, read_model
+        from nnunet_medseg.nnunet.plans import naming
 
         read = read_model(model_folder)
-        segmenter = Segmenter(read, choose_device(device))
+        with naming(model_folder):
+            segmenter = Segmenter(read, choose_device(device))
     labels = labels_of(model_folder, read.description)
     cases = _find_cases(source, channel_names(read.description))
     listed = _list_images(source, cases)
@@ -153,6 +157,9 @@ def labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
         if indices != sorted(value for value in description["labels"].values() if value != 0):
             problem = f"The manifest and the dataset.json in {folder} name different labels."
             raise ModelError(problem, fix="Copy the whole model folder again.")
+        if not all(1 <= item.value <= LARGEST_VALUE for item in manifest.labels):
+            problem = f"The manifest in {folder} has a label value that no segmentation can hold."
+            raise ModelError(problem, fix=f"Values are whole numbers from 1 to {LARGEST_VALUE}.")
         return tuple(Label(item.name, item.value, item.index) for item in manifest.labels)
     return tuple(
         Label(name, value, value)
@@ -163,9 +170,14 @@ def labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
 
 def _find_cases(source: Path, channels: Sequence[str]) -> tuple[Unlabelled, ...]:
     cases, grouping = group_images(source, channels)
+    links = [item.path for item in list_files(source) if item.is_link][:MAX_SHOWN]
     if not cases and not grouping:
         problem = f"There is no image in {source}."
+        if links:
+            problem += f" Links are not followed: {', '.join(links)}."
         raise DatasetError(problem, fix="Copy the images to segment into it.")
+    for link in links:
+        console.warn(f"{link} is a link; links are not followed")
     findings: list[Finding] = list(grouping)
     with console.progress("Reading images", len(cases), "cases") as bar:
         for number, case in enumerate(cases, start=1):
@@ -242,7 +254,11 @@ def _segment(job: _Job, case: Unlabelled) -> None:
 
     with tempfile.TemporaryDirectory(dir=job.work, prefix=SCRATCH) as temporary:
         first = read_volume(case.images[0])
-        images = [_on_grid(path, first, Path(temporary)) for path in case.images]
+        # Numbered: a name of full length would not take the other ending.
+        copies = [Path(temporary, f"{place}.nii.gz") for place in range(len(case.images))]
+        images = [
+            _on_grid(path, first, copy) for path, copy in zip(case.images, copies, strict=True)
+        ]
         with chatter(job.log):
             predicted = job.segmenter.segment(images)
     array = from_training_labels(predicted, job.labels)
@@ -251,12 +267,11 @@ def _segment(job: _Job, case: Unlabelled) -> None:
     _write_checked(job.output, case.result, result)
 
 
-def _on_grid(path: Path, grid: Volume, folder: Path) -> Path:
+def _on_grid(path: Path, grid: Volume, copy: Path) -> Path:
     """Return a NIfTI file whose header agrees with the grid to the last bit."""
     volume = read_volume(path)
     if extension_of(path) in {".nii", ".nii.gz"} and np.array_equal(volume.affine, grid.affine):
         return path
-    copy = folder / f"{path.name}.nii.gz"
     write_volume(copy, grid.with_array(volume.array))
     return copy
 
@@ -291,5 +306,5 @@ def _tell(
     present = {item.path for item in list_files(source)}
     kept = delete_listed(source, listed, keep_root=True)
     console.detail(f"deleted: {len(present - set(kept))} image files of the input folder")
-    for name in kept[:20]:
+    for name in kept[:MAX_SHOWN]:
         console.warn(f"kept, since it is new, changed, or no image: {name}")
