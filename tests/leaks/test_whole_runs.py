@@ -44,14 +44,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     desk = world.desk
     words = ("-l", "kidney=2", "-i", "CT", "-f", "0")
     # Small patches, so that there are enough steps on a busy machine too.
-    small = ("--patch_size", "8x16x16")
+    small = ("--patch_size", "8x16x16", "--batch_size", "2")
 
     copy_in(desk.input / PATIENTS[2], extension=".nii.gz")
-    train = desk.command("train", "-d", "Study", "-t", "0.4", "--keep_dataset", *words, *small)
+    train = desk.command("train", "-d", "Study", "-t", "0.5", "--keep_dataset", *words, *small)
     world.run("training", train, mask=CLOSED)
 
     medseg = [sys.executable, "-m", "nnunet_medseg"]
-    vary = ["vary", "-d", "Study", "-t", "0.8", "--vary", "learning_rate=0.01,0.001"]
+    vary = ["vary", "-d", "Study", "-t", "1", "--vary", "learning_rate=0.01,0.001"]
     world.run("variation", [*medseg, *vary, *small], mask=OPEN)
 
     copy_in(desk.input / PATIENTS[2], extension=".nrrd")
