@@ -109,14 +109,15 @@ def _tell_ours(error: Exception) -> int:
 
 
 def _write_log(error: Exception) -> Path:
-    from nnunet_medseg.nnunet.environment import scrub
-
     lines = [f"{name} {_version(name)}" for name in ("nnunet-medseg", "nnunetv2", "torch")]
-    lines += [f"python {platform.python_version()}, {platform.system()} {platform.machine()}", ""]
-    frames = traceback.extract_tb(error.__traceback__)
-    lines += [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-    # The message may hold a name; its kind and place tell enough.
-    lines += ["", type(error).__name__, scrub(str(error)) if not isinstance(error, OSError) else ""]
+    lines += [f"python {platform.python_version()}, {platform.system()} {platform.machine()}"]
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        # Messages hold names of patients in forms that nobody foresees; kind and place tell enough.
+        lines += ["", type(cause).__name__]
+        lines += [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+        cause = cause.__cause__
     prefix = f"medseg-error-{time.strftime('%Y%m%d-%H%M%S')}-"
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8") as log:
