@@ -193,6 +193,37 @@ def test_the_lock_of_a_killed_process_is_no_lock(tmp_path):
     assert is_ours
 
 
+def test_the_sockets_of_a_killed_process_are_removed_by_the_next_one(tmp_path, monkeypatch):
+    temporary, work = tmp_path / "temporary", tmp_path / "work"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with held_elsewhere(work) as holder:
+        holder.kill()
+        holder.wait()
+    left_behind = [path.name[:5] for path in temporary.iterdir()]
+
+    with lock(work):
+        pass
+
+    assert left_behind == ["pymp-"]
+    assert list(temporary.iterdir()) == []
+    assert [path.name for path in work.iterdir()] == ["lock"]
+
+
+def test_a_note_about_sockets_removes_nothing_else(tmp_path):
+    own, link = tmp_path / "own", tmp_path / "pymp-link"
+    own.mkdir()
+    link.symlink_to(own)
+
+    for named in (own, link):
+        (tmp_path / "sockets").write_text(str(named))
+        with lock(tmp_path):
+            pass
+
+    assert own.is_dir()
+    assert link.is_symlink()
+
+
 def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "LOCK_WAIT_S", 0.1)
     with pytest.raises(RuntimeError), lock(tmp_path):
