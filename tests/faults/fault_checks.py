@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fault_desk import MINUTES, NAME, Desk, Stamp, litter, new_models, stamps
+from fault_desk import MINUTES, Desk, Stamp, litter, new_models, stamps
 from fault_kinds import Fault, put_back, put_back_files
 from fault_process import Ended, fork_command
 
@@ -21,11 +22,14 @@ from nnunet_medseg.nnunet.history import Epoch, read_history
 KILLED = -9
 INTERRUPTED = (129, 130, 143)
 DOCUMENTED = {0, *range(2, 10), *INTERRUPTED}
+TOLD = ("What to do", "The model is in")
 MAX_TRIES = 3
 RATE_TOLERANCE = 1.001
+# Half a minute passes until a process that hangs is noticed: longer than these trainings.
+WAITING = ("hang-loader", "kill-loader")
 WARM_UP_SHARE = 0.02
-# As the command starts, and evaluates, and proves the model, beside its training.
-RESUMING_S = 12.0
+ASKED_S = 60 * MINUTES
+SLACK_S = 2.0
 
 
 @dataclass
@@ -91,7 +95,7 @@ def judge_words(result: Result, ended: Ended, *, may_die: bool) -> None:
         return
     if ended.code not in DOCUMENTED:
         result.other.append(f"exit status {ended.code}")
-    elif ended.code != 0 and "What to do" not in ended.text:
+    elif ended.code != 0 and not any(word in ended.text for word in TOLD):
         result.other.append("no word of what to do")
 
 
@@ -181,10 +185,8 @@ def judge_training(result: Result, desk: Desk, mark: Mark | None, *, is_continue
     history = read_history(desk.kept_history)
     if not history:
         return
-    asked_s = MINUTES * 60
-    steps = list(zip(history, history[1:], strict=False))
-    for one, two in steps:
-        is_warm = one.used_s > WARM_UP_SHARE * asked_s
+    for one, two in itertools.pairwise(history):
+        is_warm = one.used_s > WARM_UP_SHARE * ASKED_S
         if is_warm and two.learning_rate > one.learning_rate * RATE_TOLERANCE:
             result.other.append(
                 f"the rate jumps from {one.learning_rate:.4f} to {two.learning_rate:.4f}"
@@ -192,17 +194,21 @@ def judge_training(result: Result, desk: Desk, mark: Mark | None, *, is_continue
         if two.used_s <= one.used_s or two.iterations <= one.iterations:
             result.other.append(f"epoch {two.number} is not after epoch {one.number}")
     last = history[-1]
-    if last.used_s > asked_s + tolerance_s(asked_s, last.iteration_s):
-        result.other.append(f"the training used {last.used_s:.1f} s of {asked_s:.1f} s")
-    if mark is None or not is_continued:
-        return
+    is_late = last.used_s > ASKED_S + tolerance_s(ASKED_S, last.iteration_s)
+    if is_late and result.fault.kind not in WAITING:
+        result.other.append(f"the training used {last.used_s:.1f} s of {ASKED_S:.1f} s")
+    if mark is not None and is_continued:
+        _judge_continued(result, history, mark)
+
+
+def _judge_continued(result: Result, history: list[Epoch], mark: Mark) -> None:
     kept = [epoch for epoch in mark.history if epoch.number <= mark.epochs]
     if history[: len(kept)] != kept:
         result.lost.append("epochs before the checkpoint are not in the history")
     after = next((epoch for epoch in history if epoch.number == mark.epochs + 1), None)
     if after is not None and after.used_s < mark.used_s:
         result.lost.append("the time used before is not counted")
-    if mark.history and mark.history[-1].used_s - mark.used_s > nominal_epoch_s(asked_s) + 2:
+    if mark.history and mark.history[-1].used_s - mark.used_s > nominal_epoch_s(ASKED_S) + SLACK_S:
         result.lost.append("the last checkpoint is older than it may be")
 
 
@@ -291,7 +297,8 @@ def finish(result: Result, desk: Desk, run_again: Callable[[tuple[str, ...]], En
         judge_words(result, ended, may_die=False)
         if ended.code == 0:
             return is_continued
-        asked = _what_is_asked(ended, options)
+        is_put_back = "files back" in result.notes or not desk.noted("changed")
+        asked = _what_is_asked(ended, options, is_put_back=is_put_back)
         if asked is None:
             break
         result.notes.append(asked)
@@ -305,11 +312,11 @@ def finish(result: Result, desk: Desk, run_again: Callable[[tuple[str, ...]], En
     return is_continued
 
 
-def _what_is_asked(ended: Ended, options: tuple[str, ...]) -> str | None:
+def _what_is_asked(ended: Ended, options: tuple[str, ...], *, is_put_back: bool) -> str | None:
     _, _, fix = ended.text.rpartition("What to do")
     if "--resume" in fix and "--resume" not in options:
         return "--resume"
-    if "back" in fix and "files back" not in options and "Put" in fix:
+    if "Put" in fix and ("back" in fix or "Put that right" in fix) and not is_put_back:
         return "files back"
     if "--fresh" in fix and "--fresh" not in options:
         return "--fresh"
@@ -320,7 +327,7 @@ def judge_rest(result: Result, desk: Desk) -> None:
     """Look at what a finished command must not leave behind."""
     from filelock import FileLock, Timeout
 
-    found = litter(desk)
+    found = litter(desk) + shared_memory_of(event["pid"] for event in desk.noted("process"))
     if found:
         result.other.append(f"left behind: {', '.join(found)}")
     try:
@@ -330,11 +337,8 @@ def judge_rest(result: Result, desk: Desk) -> None:
         result.other.append("the lock is still held")
 
 
-def shared_memory() -> set[str]:
-    """Return the names of all shared memory of this user."""
-    folder = Path("/dev/shm")  # noqa: S108 looked at, not written to
-    if not folder.is_dir():
-        return set()
-    return {path.name for path in folder.iterdir() if path.stat().st_uid == os.getuid()}
-
-
+def shared_memory_of(pids: Iterable[int]) -> list[str]:
+    """Return the names of shared memory that processes have left behind; each holds its maker."""
+    folder = Path("/dev/shm")
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [name for name in names if any(str(pid) in re.split(r"[-_.]", name) for pid in pids)]

@@ -165,7 +165,7 @@ def new_models(desk: Desk) -> list[Path]:
 
 def litter(desk: Desk) -> list[str]:
     """Return what no finished command may leave behind."""
-    found = [path for path in desk.temporary.iterdir()]
+    found = list(desk.temporary.iterdir())
     found += [path for path in desk.output.iterdir() if path.name.startswith(".")]
     found += [path for path in desk.work.rglob("*") if path.name != "lock" and path.is_file()]
     return [path.relative_to(desk.place).as_posix() for path in found][:5]

@@ -50,7 +50,8 @@ class Fault:
 
     Attributes:
         kind: What goes wrong.
-        place: When: `before-STAGE`, `after-STAGE`, `in-STAGE`, `any`, `opening`, or a file.
+        place: When: `before-STAGE`, `after-STAGE`, `in-STAGE`; `then-STAGE`, before a stage that
+            follows a training of the same command; `any`, `opening`; or what is truncated.
         seed: Of the instant, the size, the victim.
     """
 
@@ -88,7 +89,7 @@ class Injection:
             self._act_in(self.random.uniform(0, OPENING_S))
 
     def _at(self, when: str, stage: str) -> None:
-        if self.fault.place == f"{when}-{stage}":
+        if self.fault.place in (f"{when}-{stage}", f"then-{stage}" if when == "before" else ""):
             self.act()
         elif when == "before" and self.fault.place == f"in-{stage}":
             self._act_in(self.random.uniform(0, DURATIONS_S.get(stage, 0.05)))
@@ -114,6 +115,7 @@ def watch_stages(desk: Desk, at: Callable[[str, str], None]) -> None:
     """Call a function before and after each stage, and keep the history of the training."""
     from nnunet_medseg.run_folder import RunFolder
 
+    desk.note(event="process", pid=os.getpid())
     original = RunFolder.recording
 
     @contextmanager
@@ -131,7 +133,7 @@ def watch_stages(desk: Desk, at: Callable[[str, str], None]) -> None:
 
 
 def take_states(desk: Desk) -> None:
-    """In an undisturbed run: copy the desk before each stage, and at the last checkpoint but one."""
+    """In an undisturbed run: copy the desk before each stage, and at the second checkpoint."""
     from nnunet_medseg.nnunet.trainer import BudgetedTrainer
 
     watch_stages(desk, lambda when, stage: save(desk, f"{when}-{stage}") if when == "before" else 0)
@@ -147,7 +149,7 @@ def take_states(desk: Desk) -> None:
     BudgetedTrainer.save_checkpoint = save_checkpoint
 
 
-# --- signals -----------------------------------------------------------------------------------
+# --- signals -------------------------------------------------------------------------------------
 
 
 def _to_main(kind: signal.Signals) -> Callable[[Injection], None]:
@@ -189,9 +191,7 @@ def _to_loader(kind: signal.Signals) -> Callable[[Injection], None]:
 def _loaders() -> list[psutil.Process]:
     server = forkserver._forkserver._forkserver_pid
     tracker = forkserver.resource_tracker._resource_tracker._pid
-    return [
-        child for child in psutil.Process().children() if child.pid not in (server, tracker)
-    ]
+    return [child for child in psutil.Process().children() if child.pid not in (server, tracker)]
 
 
 # --- what is wrapped before the command starts ---------------------------------------------------
@@ -316,7 +316,7 @@ def _spoil_loss(spoiled: float, *, for_ever: bool) -> Callable[[Injection], None
     return prepare
 
 
-# --- disks, files and clocks -----------------------------------------------------------------------
+# --- disks, files and clocks ---------------------------------------------------------------------
 
 
 def _limit_file_size(injection: Injection) -> None:
@@ -445,7 +445,7 @@ def _check(status: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-# --- the tables --------------------------------------------------------------------------------------
+# --- the tables ----------------------------------------------------------------------------------
 
 MOUNTED = ("work", "output", "temporary")
 NEED_MOUNTS = {"disk-full-work", "disk-full-output", "disk-full-temporary", "readonly-output"}
@@ -538,7 +538,7 @@ def put_back_files(desk: Desk) -> None:
             shutil.copy2(original, desk.input / event["path"])
 
 
-# --- files that a run was cut off in writing -------------------------------------------------------
+# --- files that a run was cut off in writing -----------------------------------------------------
 
 # By the stage that reads it next: the run was killed before that one.
 TRUNCATED: dict[str, tuple[str, str]] = {
@@ -608,4 +608,6 @@ def state_of(fault: Fault) -> str:
         return random.Random(fault.seed).choice(names)
     if fault.kind in ("old-journal", "stale-lock"):
         return fault.place
+    if fault.place.startswith("then-"):
+        return "in-train"
     return f"before-{fault.stage}"

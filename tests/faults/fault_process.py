@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import faulthandler
 import gc
+import importlib
 import multiprocessing
 import multiprocessing.util
 import os
@@ -22,6 +23,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,17 @@ import psutil
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120.0  # a run that takes longer is stuck: the longest takes 20 s on a quiet machine
 LINGERING_S = 15.0
+IMPORTED = (
+    "nnunetv2.inference.predict_from_raw_data",
+    "nnunet_medseg.cli.main",
+    "nnunet_medseg.nnunet.inference",
+    "nnunet_medseg.nnunet.planning",
+    "nnunet_medseg.nnunet.sizing",
+    "nnunet_medseg.nnunet.trainer",
+    "nnunet_medseg.report.summary",
+    "nnunet_medseg.workflows.predict",
+    "nnunet_medseg.workflows.train",
+)
 OURS = re.compile(r"from multiprocessing\.(forkserver|resource_tracker) ")
 
 
@@ -59,19 +72,8 @@ def import_everything() -> None:
     from nnunet_medseg.nnunet.environment import prepare
 
     prepare()
-    import nnunetv2.inference.predict_from_raw_data
-    import torch
-
-    import nnunet_medseg.cli.main
-    import nnunet_medseg.nnunet.inference
-    import nnunet_medseg.nnunet.planning
-    import nnunet_medseg.nnunet.sizing
-    import nnunet_medseg.nnunet.trainer
-    import nnunet_medseg.report.summary
-    import nnunet_medseg.workflows.predict
-    import nnunet_medseg.workflows.train  # noqa: F401
-
-    torch.get_num_threads()
+    for name in IMPORTED:
+        importlib.import_module(name)
     # What lives by now lives for ever: no child has to look at it, nor to copy it.
     gc.collect()
     gc.freeze()
@@ -161,8 +163,7 @@ def fork_command(
             _become_a_command(output, temporary)
             prepare()
             code = _call(call)
-        except BaseException:
-            # The harness itself failed; the command has a door of its own.
+        except BaseException:  # noqa: BLE001 the harness itself: the command has a door
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(code)
@@ -193,8 +194,8 @@ def _become_a_command(output: Path, temporary: Path) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, nothing), (1, handle), (2, handle)):
         os.dup2(source, target)
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: PTH123, SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 the process's own
+    sys.stderr = open(2, "w", encoding="utf-8", closefd=False, buffering=1)  # noqa: SIM115 the process's own
     os.environ["TMPDIR"] = str(temporary)
     tempfile.tempdir = None
     multiprocessing.process._current_process._config.pop("tempdir", None)
@@ -236,9 +237,7 @@ def _fork_in_place_of_starting(_: Any, arguments: Sequence[str], fds: Sequence[i
 
 
 def _close_all_but(kept: set[int]) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) not in kept:
-            try:
-                os.close(int(name))
-            except OSError:
-                continue
+    for number in (int(path.name) for path in list(Path("/proc/self/fd").iterdir())):
+        if number not in kept:
+            with suppress(OSError):
+                os.close(number)
