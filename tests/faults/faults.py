@@ -228,7 +228,8 @@ def run_fault(fault: Fault, desk: Desk) -> Result:
     _go_on(result, desk, mark)
     judge_input(result, desk, before)
     judge_earlier(result, desk, earlier)
-    judge_rest(result, desk)
+    if "after the end" not in result.notes:
+        judge_rest(result, desk)
     result.seconds = time.monotonic() - started
     return result
 
@@ -248,9 +249,17 @@ def _go_on(result: Result, desk: Desk, mark: Any) -> None:
 
 
 def _is_delivered_early(result: Result, desk: Desk) -> bool:
-    """Tell whether an interrupted command has delivered what it had, and has nothing left to do."""
-    is_interrupted = result.codes[-1] in INTERRUPTED
-    return is_interrupted and bool(new_models(desk)) and not desk.run.exists()
+    """Tell whether a command that was ended has delivered what it had, and has nothing left to do.
+
+    A signal may also come when all is done but the last breath.
+    """
+    code = result.codes[-1]
+    has_ended = code is not None and (code in INTERRUPTED or code < 0)
+    is_done = has_ended and bool(new_models(desk)) and not desk.run.exists()
+    if is_done and code not in INTERRUPTED:
+        result.other.clear()
+        result.notes.append("after the end")
+    return is_done
 
 
 def _happen(result: Result, desk: Desk) -> None:
