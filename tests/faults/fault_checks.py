@@ -16,12 +16,14 @@ from fault_kinds import Fault, put_back, put_back_files
 from fault_process import Ended, fork_command
 
 from nnunet_medseg.budget.epochs import nominal_epoch_s, tolerance_s
+from nnunet_medseg.errors import BudgetError
 from nnunet_medseg.files import hash_file
 from nnunet_medseg.nnunet.history import Epoch, read_history
 
 KILLED = -9
 INTERRUPTED = (129, 130, 143)
 DOCUMENTED = {0, *range(2, 10), *INTERRUPTED}
+BUSY = "busy"
 TOLD = ("What to do", "The model is in")
 MAX_TRIES = 3
 RATE_TOLERANCE = 1.001
@@ -76,7 +78,7 @@ class Result:
             "notes": self.notes,
             "seconds": round(self.seconds, 1),
             **problems,
-            **({"text": self.text[-3000:]} if problems else {}),
+            **({"text": self.text[-20000:]} if problems else {}),
         }
 
 
@@ -195,7 +197,7 @@ def judge_training(result: Result, desk: Desk, mark: Mark | None, *, is_continue
             result.other.append(f"epoch {two.number} is not after epoch {one.number}")
     last = history[-1]
     is_late = last.used_s > ASKED_S + tolerance_s(ASKED_S, last.iteration_s)
-    if is_late and result.fault.kind not in WAITING:
+    if is_late and result.fault.kind not in WAITING and BUSY not in result.notes:
         result.other.append(f"the training used {last.used_s:.1f} s of {ASKED_S:.1f} s")
     if mark is not None and is_continued:
         _judge_continued(result, history, mark)
@@ -308,6 +310,10 @@ def finish(result: Result, desk: Desk, run_again: Callable[[tuple[str, ...]], En
         elif asked.startswith("--"):
             options = (asked,)
             is_continued = asked == "--resume"
+        elif asked == BUSY:
+            # Other programs take the cores just now; a longer training is another one.
+            options = ("--fresh", "-t", str(3 * MINUTES))
+            is_continued = False
     result.lost.append("the same command again does not finish")
     return is_continued
 
@@ -320,6 +326,8 @@ def _what_is_asked(ended: Ended, options: tuple[str, ...], *, is_put_back: bool)
         return "files back"
     if "--fresh" in fix and "--fresh" not in options:
         return "--fresh"
+    if ended.code == BudgetError.exit_code and "just now" in ended.text:
+        return BUSY
     return "again" if "same command" in fix else None
 
 

@@ -15,7 +15,7 @@ NAME = "F"
 MINUTES = 0.1
 OPTIONS = (
     *("-d", NAME, "-l", "liver=1", "-i", "CT", "-t", str(MINUTES), "-f", "0"),
-    *("--plan", "default", "--network", "small", "--patch_size", "16x16x16"),
+    *("--plan", "default", "--network", "small", "--patch_size", "16x16x16", "--batch_size", "2"),
 )
 SPEC = PhantomSpec(shape=(16, 24, 24))
 CASES = 5
@@ -121,6 +121,13 @@ def make_desk(place: Path) -> Desk:
 def save(desk: Desk, name: str) -> None:
     """Copy the desk as it is now."""
     shutil.copytree(desk.root, desk.state(name), symlinks=True)
+
+
+def forget_states(desk: Desk) -> None:
+    """Remove all copies of the desk but the first."""
+    for path in desk.state("fresh").parent.iterdir():
+        if path.name != "fresh":
+            shutil.rmtree(path)
 
 
 def restore(desk: Desk, name: str) -> None:

@@ -95,6 +95,13 @@ class Command:
         """Send a signal to the main process, or to its whole group."""
         (os.killpg if to_group else os.kill)(self.pid, kind)
 
+    def _ask_where(self) -> None:
+        """Let a command that hangs, and its workers, print where they are."""
+        for process in session_of(self.pid):
+            if _prints_stack(process.pid):
+                process.send_signal(signal.SIGUSR1)
+        time.sleep(1.0)
+
     def wait(self, patience_s: float = PATIENCE_S) -> Ended:
         """Wait for the end of the command and of all processes that it started."""
         deadline, code = self.started + patience_s, None
@@ -103,12 +110,24 @@ class Command:
             code = os.waitstatus_to_exitcode(status) if pid else None
             time.sleep(0.02)
         seconds = time.monotonic() - self.started
+        if code is None:
+            self._ask_where()
         leftover = wait_for_session(self.pid, LINGERING_S if code is not None else 0.0)
         kill_session(self.pid)
         if code is None:
             os.waitpid(self.pid, 0)
         text = self.output.read_text(encoding="utf-8", errors="replace")
         return Ended(code, seconds, text, leftover if code is not None else ())
+
+
+def _prints_stack(pid: int) -> bool:
+    """Tell whether a process catches the signal that lets it print its stack."""
+    with suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            mask = int(line.split()[1], 16) if line.startswith("SigCgt:") else 0
+            if mask & (1 << (signal.SIGUSR1 - 1)):
+                return True
+    return False
 
 
 def session_of(pid: int) -> list[psutil.Process]:

@@ -37,7 +37,7 @@ from fault_checks import (
     judge_words,
     mark_training,
 )
-from fault_desk import OPTIONS, STAGES, Desk, make_desk, new_models, restore, stamps
+from fault_desk import OPTIONS, STAGES, Desk, forget_states, make_desk, new_models, restore, stamps
 from fault_kinds import (
     ACTIONS,
     MODEL_FILES,
@@ -69,6 +69,7 @@ SAMPLE = 8  # each so many-th fault ends with a real prediction
 UNIT_PATIENCE_S = 400.0
 NAME_BYTES = 96  # of a row in the pipe that hands the rows out
 COLD_PATIENCE_S = 200.0
+PREPARING_TRIES = 3  # a machine that is busy just now has no time for a tiny training
 
 Before = tuple[str, ...]
 
@@ -198,10 +199,13 @@ def run_again(desk: Desk, options: Sequence[str] = ()) -> Ended:
 
 def prepare_states(desk: Desk) -> None:
     """Run the command once undisturbed, and keep the desk as it was at each stage."""
-    restore(desk, "fresh")
-    ended = start(desk, (), lambda: take_states(desk), "states").wait()
-    if ended.code != 0:
-        raise RuntimeError(ended.text)
+    for _ in range(PREPARING_TRIES):
+        restore(desk, "fresh")
+        forget_states(desk)
+        ended = start(desk, (), lambda: take_states(desk), "states").wait()
+        if ended.code == 0:
+            return
+    raise RuntimeError(ended.text)
 
 
 def run_fault(fault: Fault, desk: Desk) -> Result:
