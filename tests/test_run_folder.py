@@ -92,6 +92,19 @@ def test_a_stage_that_failed_is_not_in_the_journal(tmp_path):
     assert run.finished_stages() == {}
 
 
+@pytest.mark.parametrize(
+    "name", ["quality.json", "nnUNet_raw/Dataset001_medseg/dataset.json", "fingerprints/0/a.json"]
+)
+def test_a_table_that_was_cut_off_is_named(tmp_path, name):
+    run = make_run(tmp_path)
+    assert run.damaged_files() == ()
+    table = run.root / name
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text('{"labels": {')
+
+    assert run.damaged_files() == (f"file {name} of the run: damaged",)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', b"\xff\xfe"])
 def test_a_damaged_journal_cannot_be_resumed(tmp_path, content):
     run = make_run(tmp_path)

@@ -154,6 +154,7 @@ class RunFolder:
         Stages replace their files as a whole, so that none is ever seen half written otherwise.
         """
         tables = [*self.root.glob("*.json"), *self.trainings.glob("*/*.json")]
+        tables += [*self.raw.glob("*/*.json"), *self.root.glob("fingerprints/*/*.json")]
         packed = [*self.root.glob("*.npz"), *self.root.glob("*.pth")]
         packed += [*self.trainings.glob("*/*.npz"), *self.trainings.glob("*/*.pth")]
         damaged = [path for path in tables if not _is_json(path)]

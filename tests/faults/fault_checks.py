@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fault_desk import MINUTES, Desk, Stamp, litter, new_models, stamps
-from fault_kinds import Fault, put_back, put_back_files
+from fault_kinds import Fault, put_back_files
 from fault_process import Ended, fork_command
 
 from nnunet_medseg.budget.epochs import nominal_epoch_s, tolerance_s
-from nnunet_medseg.errors import BudgetError
+from nnunet_medseg.errors import BudgetError, DatasetError
 from nnunet_medseg.files import hash_file
 from nnunet_medseg.nnunet.history import Epoch, read_history
 
@@ -293,7 +293,6 @@ def finish(result: Result, desk: Desk, run_again: Callable[[tuple[str, ...]], En
     """
     options: tuple[str, ...] = ()
     is_continued = True
-    put_back(result.fault, desk)
     for _ in range(MAX_TRIES):
         ended = run_again(options)
         judge_words(result, ended, may_die=False)
@@ -322,7 +321,8 @@ def _what_is_asked(ended: Ended, options: tuple[str, ...], *, is_put_back: bool)
     _, _, fix = ended.text.rpartition("What to do")
     if "--resume" in fix and "--resume" not in options:
         return "--resume"
-    if "Put" in fix and ("back" in fix or "Put that right" in fix) and not is_put_back:
+    is_about_files = "Put" in fix or ended.code == DatasetError.exit_code
+    if is_about_files and not is_put_back:
         return "files back"
     if "--fresh" in fix and "--fresh" not in options:
         return "--fresh"

@@ -98,6 +98,13 @@ class Desk:
         events = [json.loads(line) for line in self.events.read_text().splitlines()]
         return [event for event in events if event["event"] == name]
 
+    def forget(self, name: str) -> None:
+        """Forget what was written down under a name."""
+        if self.events.exists():
+            events = [json.loads(line) for line in self.events.read_text().splitlines()]
+            kept = [json.dumps(event) + "\n" for event in events if event["event"] != name]
+            self.events.write_text("".join(kept))
+
 
 def make_desk(place: Path) -> Desk:
     """Write a desk as it is before the first command."""

@@ -33,6 +33,7 @@ FILE_SIZES = (3_000, 20_000, 100_000, 400_000)
 DURATIONS_S = {"plan": 0.9, "preprocess": 0.15, "train": 5.5, "verify": 0.3}
 WHOLE_RUN_S = 7.5
 OPENING_S = 0.3
+PAGE_BYTES = 4096
 
 # linux/capability.h and linux/mount.h
 CAP_VERSION = 0x20080522
@@ -330,7 +331,8 @@ def _fill(folder: str) -> Callable[[Injection], None]:
         disk = os.statvfs(path)
         used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
         room = injection.random.choice((0, 0, 8_192, 131_072, 1_000_000))
-        mount("none", path, None, MS_REMOUNT, f"size={used + room}")
+        # Nought would mean no limit.
+        mount("none", path, None, MS_REMOUNT, f"size={max(used + room, PAGE_BYTES)}")
 
     return act
 
@@ -536,6 +538,9 @@ def put_back_files(desk: Desk) -> None:
         if original.exists():
             (desk.input / event["path"]).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(original, desk.input / event["path"])
+        elif (desk.input / event["path"]).exists():
+            shutil.rmtree((desk.input / event["path"]).parent)
+    desk.forget("changed")
 
 
 # --- files that a run was cut off in writing -----------------------------------------------------

@@ -50,6 +50,7 @@ from fault_kinds import (
     enter_namespace,
     make_old,
     mount,
+    put_back,
     state_of,
     take_states,
     truncate,
@@ -227,6 +228,7 @@ def run_fault(fault: Fault, desk: Desk) -> Result:
     earlier = {name: stamp for name, stamp in earlier.items() if not name.startswith(".")}
     _happen(result, desk)
     mark = mark_training(desk)
+    put_back(fault, desk)
     judge_input(result, desk, before)
     judge_earlier(result, desk, earlier)
     _go_on(result, desk, mark)
@@ -243,9 +245,6 @@ def _go_on(result: Result, desk: Desk, mark: Any) -> None:
     if not is_over:
         is_continued = finish(result, desk, lambda options: run_again(desk, options))
     else:
-        from fault_kinds import put_back
-
-        put_back(result.fault, desk)
         result.notes.append("survived" if result.codes[-1] == 0 else "delivered early")
     judge_training(result, desk, mark, is_continued=is_continued)
     is_sample = random.Random(result.fault.name).randrange(SAMPLE) == 0
