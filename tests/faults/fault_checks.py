@@ -336,6 +336,9 @@ def judge_rest(result: Result, desk: Desk) -> None:
     from filelock import FileLock, Timeout
 
     found = litter(desk) + shared_memory_of(event["pid"] for event in desk.noted("process"))
+    if result.fault.place == "delivery":
+        # Where the model was being built stood in the file that is damaged.
+        found = [name for name in found if ".unfinished-" not in name]
     if found:
         result.other.append(f"left behind: {', '.join(found)}")
     try:

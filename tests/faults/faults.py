@@ -389,6 +389,9 @@ def work_off(rows: int, desk: Desk, results: Path) -> None:
 
 def _run_and_write(fault: Fault, desk: Desk, results: Path) -> None:
     os.setpgid(0, 0)
+    # Ignored where this runs in the background; a command that is started inherits that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         result = run_fault(fault, desk)
     except BaseException:  # noqa: BLE001 told as a row of the table
