@@ -335,7 +335,12 @@ def judge_rest(result: Result, desk: Desk) -> None:
     """Look at what a finished command must not leave behind."""
     from filelock import FileLock, Timeout
 
-    found = litter(desk) + shared_memory_of(event["pid"] for event in desk.noted("process"))
+    shared = shared_memory_of(event["pid"] for event in desk.noted("process"))
+    if result.fault.kind == "kill-group":
+        # With the group dies the process of Python that removes semaphores, of 32 bytes each.
+        result.notes += shared
+        shared = []
+    found = litter(desk) + shared
     if result.fault.place == "delivery":
         # Where the model was being built stood in the file that is damaged.
         found = [name for name in found if ".unfinished-" not in name]
