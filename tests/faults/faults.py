@@ -356,7 +356,7 @@ def _cold(result: Result, desk: Desk) -> None:
     # Before its first word the interpreter itself ends as any program does.
     is_silent = ended.text == "" and not desk.run.exists()
     judge_words(result, ended, may_die=kind == "kill")
-    if is_silent and ended.code in (-int(signal.SIGTERM), -int(signal.SIGHUP)):
+    if is_silent and ended.code in (-signal.SIGTERM, -signal.SIGHUP, -signal.SIGINT):
         result.other.clear()
 
 
@@ -493,7 +493,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-"))
     folder.mkdir(parents=True, exist_ok=True)
     results = options.results or folder / "results.jsonl"
-    results.unlink(missing_ok=True)
+    results.write_text("")
     say(f"{len(faults)} faults, seed {options.seed}, in {folder}")
     started = time.monotonic()
     run_all(faults, folder.resolve(), min(options.slots, len(faults)), results)

@@ -15,12 +15,13 @@ HARNESS = Path(__file__).with_name("faults.py")
 @pytest.mark.slow
 def test_nothing_is_lost_whatever_goes_wrong(tmp_path: Path) -> None:
     # A process of its own: it forks the command, and must not have computed before.
-    command = [sys.executable, str(HARNESS), "--short", "--folder", str(tmp_path)]
+    results = tmp_path / "results.jsonl"
+    command = [sys.executable, str(HARNESS), "--short", "--results", str(results)]
 
     told = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert told.returncode == 0, told.stdout + told.stderr
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in results.read_text().splitlines()]
     assert {row["outcome"] for row in rows} <= {"ok", "skipped"}
     assert len(rows) >= 8
 
