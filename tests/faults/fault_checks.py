@@ -21,6 +21,7 @@ from nnunet_medseg.files import hash_file
 from nnunet_medseg.nnunet.history import Epoch, read_history
 
 KILLED = -9
+SECOND_CTRL_C = -2
 INTERRUPTED = (129, 130, 143)
 DOCUMENTED = {0, *range(2, 10), *INTERRUPTED}
 BUSY = "busy"
@@ -93,11 +94,13 @@ def judge_words(result: Result, ended: Ended, *, may_die: bool) -> None:
         result.other.append(f"still running: {'; '.join(ended.leftover)}")
     if "Traceback" in ended.text:
         result.traceback.append("a traceback was printed")
-    if ended.code == KILLED and may_die:
+    is_told = any(word in ended.text for word in TOLD)
+    # A second Ctrl-C at the last breath: 130, as shells report it.
+    if (ended.code == KILLED and may_die) or (ended.code == SECOND_CTRL_C and is_told):
         return
     if ended.code not in DOCUMENTED:
         result.other.append(f"exit status {ended.code}")
-    elif ended.code != 0 and not any(word in ended.text for word in TOLD):
+    elif ended.code != 0 and not is_told:
         result.other.append("no word of what to do")
 
 
