@@ -40,6 +40,8 @@ DATASET_NAME = "Dataset001_medseg"
 
 REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
 SCRATCH = "scratch-"  # temporary folders of a prediction
+SOCKETS = "sockets"  # names the temporary folder through which a command talks to its workers
+SOCKETS_PREFIX = "pymp-"  # multiprocessing/util.py of Python 3.10 to 3.13, get_temp_dir
 
 BEFORE_PLANNING = ("model", "check", "convert")
 
@@ -152,6 +154,7 @@ class RunFolder:
         Stages replace their files as a whole, so that none is ever seen half written otherwise.
         """
         tables = [*self.root.glob("*.json"), *self.trainings.glob("*/*.json")]
+        tables += [*self.raw.glob("*/*.json"), *self.root.glob("fingerprints/*/*.json")]
         packed = [*self.root.glob("*.npz"), *self.root.glob("*.pth")]
         packed += [*self.trainings.glob("*/*.npz"), *self.trainings.glob("*/*.pth")]
         damaged = [path for path in tables if not _is_json(path)]
@@ -256,9 +259,34 @@ def lock(work_folder: Path) -> Iterator[None]:
         fix = "Wait until it has finished, or give this one a folder of its own with --work_dir."
         raise ResumeError(problem, fix=fix) from cause
     try:
-        yield
+        with _sockets_noted(work_folder / SOCKETS):
+            yield
     finally:
         held.release()
+
+
+@contextmanager
+def _sockets_noted(note: Path) -> Iterator[None]:
+    """Note where the sockets of this process are, and remove those of a command that was killed."""
+    from multiprocessing.util import get_temp_dir
+
+    # No command fails for want of a note: one may be there to make room on a full disk.
+    with suppress(OSError):
+        _remove_sockets(note)
+        note.write_bytes(os.fsencode(get_temp_dir()))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            note.unlink()
+
+
+def _remove_sockets(note: Path) -> None:
+    if not note.is_file():
+        return
+    folder = Path(os.fsdecode(note.read_bytes()))
+    if folder.name.startswith(SOCKETS_PREFIX) and folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_private(folder: Path) -> None:
