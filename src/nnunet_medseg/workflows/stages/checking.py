@@ -88,6 +88,7 @@ def _require_measure(run: Run, checked: Checked) -> None:
 def _require_disk(run: Run, checked: Checked) -> None:
     need = checked.megavoxels * 1e6 * DISK_BYTES_A_VOXEL + DISK_RESERVE_BYTES
     free = free_disk_bytes(run.folders.work)
+    console.detail(f"needs about {need / 1e9:.1f} GB of disk, {free / 1e9:.0f} GB are free")
     if free < need:
         problem = (
             f"The disk of {run.folders.work} has {free / 1e9:.1f} GB free; this dataset needs "
