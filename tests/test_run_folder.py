@@ -223,6 +223,18 @@ def test_the_sockets_of_a_killed_process_are_removed_by_the_next_one(tmp_path, m
     assert [path.name for path in work.iterdir()] == ["lock"]
 
 
+def test_sockets_have_a_short_path_where_the_temporary_folder_has_a_long_one(tmp_path, monkeypatch):
+    temporary = tmp_path / ("long" * 25)
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    with held_elsewhere(tmp_path / "work"):
+        folder = (tmp_path / "work" / "sockets").read_text()
+
+    assert len(folder) < 30
+    assert list(temporary.iterdir()) == []
+
+
 def test_a_note_about_sockets_removes_nothing_else(tmp_path):
     own, link = tmp_path / "own", tmp_path / "pymp-link"
     own.mkdir()

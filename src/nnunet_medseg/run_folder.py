@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
@@ -41,6 +42,9 @@ DATASET_NAME = "Dataset001_medseg"
 REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
 SCRATCH = "scratch-"  # temporary folders of a prediction
 SOCKETS = "sockets"  # names the temporary folder through which a command talks to its workers
+# The path of a socket has at most 107 bytes (unix(7)), and names below the folder take 32.
+MAX_TEMPORARY_BYTES = 75
+SHORT_TEMPORARY = Path("/tmp")  # noqa: S108 the folder made in it has a random name and is private
 SOCKETS_PREFIX = "pymp-"  # multiprocessing/util.py of Python 3.10 to 3.13, get_temp_dir
 
 BEFORE_PLANNING = ("model", "check", "convert")
@@ -268,17 +272,28 @@ def lock(work_folder: Path) -> Iterator[None]:
 @contextmanager
 def _sockets_noted(note: Path) -> Iterator[None]:
     """Note where the sockets of this process are, and remove those of a command that was killed."""
-    from multiprocessing.util import get_temp_dir
-
     # No command fails for want of a note: one may be there to make room on a full disk.
     with suppress(OSError):
         _remove_sockets(note)
-        note.write_bytes(os.fsencode(get_temp_dir()))
+        note.write_bytes(os.fsencode(_sockets_folder()))
     try:
         yield
     finally:
         with suppress(OSError):
             note.unlink()
+
+
+def _sockets_folder() -> str:
+    """Return where this process and its workers have their sockets; it is made the first time."""
+    from multiprocessing.util import get_temp_dir
+
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) > MAX_TEMPORARY_BYTES and SHORT_TEMPORARY.is_dir():
+        tempfile.tempdir = str(SHORT_TEMPORARY)
+    try:
+        return get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
 
 
 def _remove_sockets(note: Path) -> None:
