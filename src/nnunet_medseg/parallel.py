@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
@@ -28,6 +28,7 @@ __all__ = ["die_with_parent", "map_in_workers", "run_in_fresh_process", "warm_up
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+WATCH_S = 2.0  # between two looks at workers that have had nothing to say
 UNHEARD = ("SIGINT", "SIGHUP")  # by workers
 
 
@@ -39,6 +40,9 @@ def die_with_parent(*, deaf_to_sigterm: bool = False) -> None:
             to the parent too.
     """
     _ignore(UNHEARD)
+    if hasattr(signal, "pthread_sigmask"):
+        # A worker that was started while signals were to wait would never hear SIGTERM.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # A handler of the main process, which a fork inherits, would only note the signal.
     signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf_to_sigterm else signal.SIG_DFL)
     parent = multiprocessing.parent_process()
@@ -132,12 +136,14 @@ def map_in_workers(
         min(workers, len(items)), _context(), initializer=_start_worker, initargs=(log,)
     )
     try:
-        futures = [pool.submit(function, item) for item in items]
-        for done, future in enumerate(as_completed(futures), start=1):
+        with _signals_later():
+            futures = [pool.submit(function, item) for item in items]
+        for done, future in enumerate(_as_completed(pool, futures), start=1):
             future.result()
             on_result(done)
         return [future.result() for future in futures]
     except BrokenProcessPool as broken:
+        _kill(pool)
         problem = "A worker process was killed, most likely because the memory ran out."
         fix = "Close other programs or take a machine with more memory, then run the same command."
         raise TrainingError(problem, fix=fix) from broken
@@ -149,9 +155,42 @@ def map_in_workers(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _as_completed(
+    pool: ProcessPoolExecutor, futures: Sequence[Future[Result]]
+) -> Iterator[Future[Result]]:
+    """Yield futures as they finish, and break the pool when a worker dies in writing its result.
+
+    The pool would wait for the rest of that result for ever.
+    """
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=WATCH_S, return_when=FIRST_COMPLETED)
+        yield from done
+        alive = list((pool._processes or {}).values())
+        if not done and multiprocessing.connection.wait([each.sentinel for each in alive], 0):
+            _kill(pool)
+
+
 def _kill(pool: ProcessPoolExecutor) -> None:
     for process in list((pool._processes or {}).values()):  # its own way comes with Python 3.14
         process.kill()
+    # One may have been killed in writing its result: without another writer the reader sees an
+    # end, where it would wait for the rest for ever (concurrent/futures/process.py of Python 3.11).
+    pool._result_queue._writer.close()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Let signals wait: a worker that is cut off in its start prints a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    later = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, later)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_in_fresh_process(

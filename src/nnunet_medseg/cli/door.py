@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import platform
+import signal
 import tempfile
 import time
 import traceback
@@ -65,7 +66,7 @@ def through_the_door(command: Callable[[], int]) -> int:
 @contextmanager
 def _stopped_by_the_system() -> Iterator[None]:
     """End in order on SIGTERM, which schedulers send before they kill, and on a closed terminal."""
-    with handled(("SIGTERM", "SIGHUP"), _stop):
+    with handled(("SIGINT",), signal.default_int_handler), handled(("SIGTERM", "SIGHUP"), _stop):
         yield
 
 
@@ -93,6 +94,10 @@ def _folder_error(error: OSError) -> FolderError | None:
     if error.errno in FULL_DISK:
         problem = f"No space is left on the disk of {place}."
         return FolderError(problem, fix="Make room, then run the same command again; it goes on.")
+    if error.errno == errno.EFBIG:
+        problem = f"{place} may not become larger: the system limits the size of files."
+        fix = "Raise the limit (ulimit -f), then run the same command again; it goes on."
+        return FolderError(problem, fix=fix)
     if error.errno in NOT_ALLOWED:
         problem = f"{place} may not be read or written: {error.strerror}."
         return FolderError(problem, fix="Give yourself the right, then run the same command again.")
@@ -102,7 +107,7 @@ def _folder_error(error: OSError) -> FolderError | None:
 def _tell_ours(error: Exception) -> int:
     path = _write_log(error)
     console.error(
-        f"The program failed: {type(error).__name__}. This is our fault.",
+        f"The program failed: {type(error).__name__}: {error}. This is our fault.",
         f"Please report it with {path}, which holds versions and no names of patients or folders.",
     )
     return EXIT_INTERNAL

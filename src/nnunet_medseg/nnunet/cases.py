@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
+from multiprocessing.queues import Queue
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -116,6 +118,10 @@ class PreprocessedCases(nnUNetDatasetBlosc2):
         return [path.name[: -len(LOCATIONS_ENDING)] for path in files]
 
 
+def _give_up(*_: object) -> None:
+    os._exit(1)
+
+
 class SafeLoader(nnUNetDataLoader):
     """nnU-Net's loader; its workers end when the program does, however that ends."""
 
@@ -123,3 +129,6 @@ class SafeLoader(nnUNetDataLoader):
         """Note the worker's number; nnU-Net calls this first in each worker."""
         super().set_thread_id(thread_id)
         die_with_parent(deaf_to_sigterm=True)
+        # A queue drops what it cannot send, as when shared memory is full (64 MB in many
+        # containers), and the training would wait for it for minutes.
+        Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]

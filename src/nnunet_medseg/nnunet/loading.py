@@ -14,7 +14,7 @@ from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMu
 
 __all__ = ["LoadingError", "PatchWorkers"]
 
-FIRST_WAIT_S = 300.0  # start-up, and the first cases from a slow disk
+FIRST_WAIT_S = 120.0  # start-up, and the first cases from a slow disk
 MIN_WAIT_S = 20.0
 LONGER = 10.0  # than the longest wait so far: a machine that is shared becomes that slow
 

@@ -69,6 +69,10 @@ class Ending:
             raise Stopped(signal.SIGTERM)
         raise KeyboardInterrupt
 
+    def begin(self) -> None:
+        """From now on there may be something to hand over."""
+        self._has_begun = True
+
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals while the block runs."""
@@ -86,7 +90,8 @@ class Ending:
     @contextmanager
     def training(self) -> Iterator[None]:
         """Let the block ask `is_asked` after each iteration."""
-        self._has_begun = self._is_training = True
+        self._is_training = True
+        self.begin()
         try:
             yield
         finally:

@@ -217,6 +217,8 @@ def _train_in(
     device = choose_device(options.device)
     run = Run(run_folder, dataset_folder, folders, options, device, store, ending)
     _reopen(run)
+    if any(name.startswith("train") for name in run_folder.finished_stages()):
+        ending.begin()
     run_stages(stages_of(run), run, _expected_s)
     return _finish(run)
 
@@ -359,6 +361,11 @@ def _has_dataset(folder: Path) -> bool:
 
 def _tidy_up(run_folder: RunFolder, folders: Folders) -> TrainResult:
     """Do what a run that was killed after its delivery had left to do."""
+    damaged = run_folder.damaged_files()
+    if damaged:
+        problem = f"An earlier run of that name has delivered its model, and then: {damaged[0]}."
+        fix = "Use --fresh to discard what is left of it; the model and the dataset stay."
+        raise ResumeError(problem, fix=fix)
     journal = run_folder.journal()
     run = Run(
         run_folder,

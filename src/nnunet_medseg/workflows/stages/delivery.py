@@ -312,6 +312,8 @@ def clean(run: Run) -> None:
 
 def _reason_to_leave(run: Run, manifest: Manifest) -> str:
     """Return why the dataset copy stays where it is; empty when it is deleted."""
+    if not run.dataset_folder.is_dir():
+        return "the dataset copy is not there any more"
     if is_kept(run.dataset_folder):
         return "the kept dataset stays; medseg forget deletes it"
     if run.options.keep_dataset and find_kept(run.folders.work, run.options.dataset_name) is None:
