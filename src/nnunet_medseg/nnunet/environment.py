@@ -24,15 +24,16 @@ CORES_A_LOADER_ON_CPU = 4  # the other cores train
 MAX_LOADERS = 12  # nnU-Net's own default, default_n_proc_DA.py of 2.8.1
 
 IMAGES = r"\.(?:nii\.gz|nii|nrrd|mha|mhd|dcm)\b"
+FILES = rf"(?:{IMAGES}|\.(?:json|jsonl|npz|pth|pkl|b2nd|zip|csv|txt|py)\b)"
 START = r"(?:[A-Za-z]:|~\w*|\.{1,2})?[\\/]"
 
 # Folders are called "Miller, Anna (2)" and "O'Brien": without quotes nobody can tell where such a
-# path ends, so all of the line goes, up to the name of an image or to the end.
+# path ends, so all of the line goes, up to the last file of a known kind or to the end.
 PATHS = re.compile(
     rf"""
     (?<=") (?: {START} [^"\n]* | [^"\n]*{IMAGES} ) (?=")
     | (?<=') (?: {START} (?:\\.|[^'\\\n])* | (?:\\.|[^'\\\n])*{IMAGES} ) (?=')
-    | (?<![\w.<~]) {START} (?=\S) (?: .*{IMAGES} | .* )
+    | (?<![\w.<~]) {START} (?=\S) (?: .*{FILES}(?!.*[\\/]) | .* )
     | [^\s'"<>]{{1,300}}{IMAGES}
     """,
     re.VERBOSE | re.IGNORECASE,
