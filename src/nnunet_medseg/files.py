@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "NEW_FILE",
     "ListedFile",
     "copy_listed",
     "delete_listed",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 BLOCK_BYTES = 1 << 20
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def write_atomic(path: Path, content: bytes, *, mode: int | None = None) -> None
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     # The umask of the process cuts the rights.
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    handle = os.open(temporary, NEW_FILE, 0o666)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
