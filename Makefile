@@ -1,10 +1,11 @@
-# install · demo · test · check · bench · wheels
+# install · demo · test · check · faults · bench · wheels
 #
 # make install               makes .venv and installs the program into it
 # make install WHEELS=folder installs without a network, from a folder that `make wheels` filled
 # make demo                  trains on made-up images for a minute, and scores the model
 # make test                  all tests, whole runs too
 # make check                 format, lint, types, fast tests
+# make faults                breaks whole runs on purpose, some 300 times, and counts what is lost
 # make bench DATASET=folder  start-up side by side with stock nnU-Net
 # make wheels                collects every package in the folder wheels, for a closed network
 
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(OFFLINE) --constraint constraints.txt --editable
 RECIPE := pyproject.toml constraints.txt Makefile
 
-.PHONY: install demo test check bench wheels
+.PHONY: install demo test check faults bench wheels
 
 install: $(VENV)/installed
 demo: install
@@ -29,6 +30,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow"
+faults: $(VENV)/installed-dev
+	$(BIN)/python tests/faults/faults.py --results faults.jsonl
 bench: $(VENV)/installed-dev
 	$(BIN)/python bench/start.py $(DATASET)
 wheels:

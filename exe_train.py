@@ -3,6 +3,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ NOT_INSTALLED = 69  # EX_UNAVAILABLE of sysexits.h
 
 def main() -> int:
     """Run the command in an interpreter that has the package: this one, or .venv's beside it."""
+    # Until the command listens: an import that is interrupted would print a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     if importlib.util.find_spec("nnunet_medseg") is not None:
         from nnunet_medseg.cli.main import exe_train
 

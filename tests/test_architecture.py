@@ -14,7 +14,7 @@ import nnunet_medseg
 SOURCE = Path(nnunet_medseg.__file__).parent
 PACKAGE = "nnunet_medseg"
 FLOORS = [
-    {"console", "files", "errors"},
+    {"console", "files", "errors", "signals"},
     {"archive", "volume", "evaluation", "budget", "run_folder", "hardware", "parallel"},
     {"nnunet"},
     {"dataset", "bundle"},

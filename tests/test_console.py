@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -200,3 +201,38 @@ def test_a_reader_that_is_gone_does_not_end_the_program():
     )
 
     assert (result.returncode, result.stderr) == (0, "trained")
+
+
+GOES_ON = """
+import signal, sys, time
+from pathlib import Path
+from nnunet_medseg import console
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+console.detail("there")
+with console.progress("Training", 10, None) as bar:
+    sys.stdin.read()
+    for second in range(5):
+        bar.update(second, "a note")
+        console.warn("nobody reads this")
+        time.sleep(0.1)
+Path(sys.argv[1]).write_text("went on")
+"""
+
+
+def test_a_terminal_that_is_closed_ends_nothing(tmp_path):
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", GOES_ON, str(tmp_path / "mark")],
+        stdin=subprocess.PIPE,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    assert os.read(ours, 100)
+
+    os.close(ours)
+    process.stdin.close()
+    process.wait(timeout=30)
+
+    assert (tmp_path / "mark").read_text() == "went on"

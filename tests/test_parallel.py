@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 
 import psutil
 import pytest
 
+from nnunet_medseg import parallel
 from nnunet_medseg.errors import DatasetError, TrainingError
 from nnunet_medseg.parallel import map_in_workers, run_in_fresh_process
 
@@ -158,3 +161,22 @@ def test_a_fresh_process_that_was_killed_is_an_error(tmp_path):
     done = run_in_fresh_process(die, 3, log=tmp_path / "log.txt")
 
     assert isinstance(done.exception(), BrokenProcessPool)
+
+
+def die_in_writing(number: int) -> int:
+    """Write a part of the result, and be killed."""
+
+    def send(connection, content):
+        connection._send(struct.pack("!i", len(content)))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if number == 0:
+        Connection._send_bytes = send
+    return number
+
+
+def test_a_worker_that_is_killed_in_writing_its_result_is_an_error(monkeypatch):
+    monkeypatch.setattr(parallel, "WATCH_S", 0.2)
+
+    with pytest.raises(TrainingError, match="was killed"):
+        map_in_workers(die_in_writing, [0, 1, 2], workers=2)

@@ -92,6 +92,19 @@ def test_a_stage_that_failed_is_not_in_the_journal(tmp_path):
     assert run.finished_stages() == {}
 
 
+@pytest.mark.parametrize(
+    "name", ["quality.json", "nnUNet_raw/Dataset001_medseg/dataset.json", "fingerprints/0/a.json"]
+)
+def test_a_table_that_was_cut_off_is_named(tmp_path, name):
+    run = make_run(tmp_path)
+    assert run.damaged_files() == ()
+    table = run.root / name
+    table.parent.mkdir(parents=True, exist_ok=True)
+    table.write_text('{"labels": {')
+
+    assert run.damaged_files() == (f"file {name} of the run: damaged",)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 1}', b"\xff\xfe"])
 def test_a_damaged_journal_cannot_be_resumed(tmp_path, content):
     run = make_run(tmp_path)
@@ -191,6 +204,49 @@ def test_the_lock_of_a_killed_process_is_no_lock(tmp_path):
             is_ours = True
 
     assert is_ours
+
+
+def test_the_sockets_of_a_killed_process_are_removed_by_the_next_one(tmp_path, monkeypatch):
+    temporary, work = tmp_path / "temporary", tmp_path / "work"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with held_elsewhere(work) as holder:
+        holder.kill()
+        holder.wait()
+    left_behind = [path.name[:5] for path in temporary.iterdir()]
+
+    with lock(work):
+        pass
+
+    assert left_behind == ["pymp-"]
+    assert list(temporary.iterdir()) == []
+    assert [path.name for path in work.iterdir()] == ["lock"]
+
+
+def test_sockets_have_a_short_path_where_the_temporary_folder_has_a_long_one(tmp_path, monkeypatch):
+    temporary = tmp_path / ("long" * 25)
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    with held_elsewhere(tmp_path / "work"):
+        folder = (tmp_path / "work" / "sockets").read_text()
+
+    assert len(folder) < 30
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_note_about_sockets_removes_nothing_else(tmp_path):
+    own, link = tmp_path / "own", tmp_path / "pymp-link"
+    own.mkdir()
+    link.symlink_to(own)
+
+    for named in (own, link):
+        (tmp_path / "sockets").write_text(str(named))
+        with lock(tmp_path):
+            pass
+
+    assert own.is_dir()
+    assert link.is_symlink()
 
 
 def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):

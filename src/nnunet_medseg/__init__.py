@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from nnunet_medseg.errors import UserError
     from nnunet_medseg.workflows.check import check
     from nnunet_medseg.workflows.compare import compare
+    from nnunet_medseg.workflows.ending import Ending
     from nnunet_medseg.workflows.kept import datasets, forget
     from nnunet_medseg.workflows.predict import predict
     from nnunet_medseg.workflows.train import TrainResult, train
 
 __all__ = [
+    "Ending",
     "TrainResult",
     "UserError",
     "check",
@@ -28,6 +30,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Ending": "nnunet_medseg.workflows.ending",
     "TrainResult": "nnunet_medseg.workflows.train",
     "UserError": "nnunet_medseg.errors",
     "check": "nnunet_medseg.workflows.check",

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from nnunet_medseg.errors import ModelError
+from nnunet_medseg.files import NEW_FILE
 
 __all__ = ["unpack_archive"]
 
@@ -32,7 +33,7 @@ MAX_DIRECTORY_BYTES = 1 << 24  # of the list of entries; 1.6 kB each
 MAX_RATIO = 100  # weights do not compress; the JSON files beside them do, about tenfold
 MAX_NAME, MAX_PATH = 255, 1024  # bytes of a part and of the whole, as file systems take them
 BLOCK_BYTES = 1 << 20
-NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
 
 # What zip tools write; other methods take memory as the file pleases.
 METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}

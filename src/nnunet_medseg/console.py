@@ -9,6 +9,7 @@ line or turn the direction of reading is shown as an escape, such as \x1b.
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import time
@@ -54,11 +55,23 @@ def attach(out: TextIO | None = None, err: TextIO | None = None) -> None:
 
 
 class _Console(Console):
-    """A console that falls silent when nobody reads it any more, as after `| head`."""
+    """A console that falls silent when nobody reads it any more.
+
+    That is so after `| head`, and when its terminal was closed.
+    """
 
     def on_broken_pipe(self) -> None:
         """Go on without words: rich would end the program, and with it a training."""
         self.quiet = True
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            # A terminal that is gone is an error of input and output, not a broken pipe.
+            if error.errno != errno.EIO:
+                raise
+            self.quiet = True
 
 
 def _console(name: str = "out") -> Console:

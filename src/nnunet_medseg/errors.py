@@ -10,7 +10,8 @@ UserError                   the user can put it right: one paragraph, no traceba
 ├── VerificationError   8   the finished model did not pass its check; nothing was deleted
 └── TrainingError       9   training cannot go on: it diverged, or the memory does not suffice
 
-Ctrl-C is 130; anything else is our fault and is 70.
+Ctrl-C is 130, a request of the system to end 128 plus the number of its signal (SIGTERM 143, SIGHUP
+129), also when the model so far was delivered; anything else is our fault and is 70.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __all__ = [
     "FolderError",
     "ModelError",
     "ResumeError",
+    "Stopped",
     "TrainingError",
     "UsageError",
     "UserError",
@@ -103,6 +105,18 @@ class TrainingError(UserError):
     """Training cannot go on."""
 
     exit_code = 9
+
+
+class Stopped(KeyboardInterrupt):
+    """The system, a scheduler or a closed terminal ends the command.
+
+    Attributes:
+        signal: The number of the signal.
+    """
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
 
 
 def _rebuild(kind: type[UserError], problem: str, fix: str) -> UserError:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "NEW_FILE",
     "ListedFile",
     "copy_listed",
     "delete_listed",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 BLOCK_BYTES = 1 << 20
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 @dataclass(frozen=True)
@@ -69,14 +71,16 @@ def write_atomic(path: Path, content: bytes, *, mode: int | None = None) -> None
         content: The whole content.
         mode: Permission bits; None leaves those of the process.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    # The umask of the process cuts the rights.
+    handle = os.open(temporary, NEW_FILE, 0o666)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(mode if mode is not None else 0o666 & ~_umask())
+        if mode is not None:
+            temporary.chmod(mode)
         temporary.replace(path)
     except BaseException as cause:
         temporary.unlink(missing_ok=True)
@@ -84,12 +88,6 @@ def write_atomic(path: Path, content: bytes, *, mode: int | None = None) -> None
             # A full disk is told by the system without saying which.
             cause.filename = str(path)
         raise
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def write_json(path: Path, content: Any, *, mode: int | None = None) -> None:

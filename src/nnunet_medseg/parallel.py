@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
@@ -21,18 +21,30 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunet_medseg.errors import TrainingError
+from nnunet_medseg.signals import handled
 
 __all__ = ["die_with_parent", "map_in_workers", "run_in_fresh_process", "warm_up"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+WATCH_S = 2.0  # between two looks at workers that have had nothing to say
+UNHEARD = ("SIGINT", "SIGHUP")  # by workers
 
-def die_with_parent() -> None:
-    """In a worker: exit when the parent does, and leave Ctrl-C to the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+def die_with_parent(*, deaf_to_sigterm: bool = False) -> None:
+    """In a worker: exit when the parent does, and leave Ctrl-C and a closed terminal to the parent.
+
+    Args:
+        deaf_to_sigterm: Whether SIGTERM, which schedulers send to all processes of a job, is left
+            to the parent too.
+    """
+    _ignore(UNHEARD)
+    if hasattr(signal, "pthread_sigmask"):
+        # A worker that was started while signals were to wait would never hear SIGTERM.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # A handler of the main process, which a fork inherits, would only note the signal.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf_to_sigterm else signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     if parent is not None:
         watcher = threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True)
@@ -45,8 +57,14 @@ def _exit_after(sentinel: int) -> None:
     os._exit(1)
 
 
-def _start_worker(log: Path | None) -> None:
-    die_with_parent()
+def _ignore(names: Sequence[str]) -> None:
+    for name in names:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _start_worker(log: Path | None, deaf_to_sigterm: bool = False) -> None:
+    die_with_parent(deaf_to_sigterm=deaf_to_sigterm)
     if log is not None:
         handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(handle, 1)
@@ -61,19 +79,13 @@ def _context() -> BaseContext:
 
 
 @contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Let processes that are started here ignore Ctrl-C from their first moment on.
+def _born_deaf(*names: str) -> Iterator[None]:
+    """Let processes that are started here ignore signals from their first moment on.
 
-    A terminal sends it to all of them, and one that is still importing would print a traceback.
+    A terminal sends Ctrl-C to all of them, and one that is still importing would print a traceback.
     """
-    if threading.current_thread() is not threading.main_thread():
+    with handled((*UNHEARD, *names), signal.SIG_IGN):
         yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def warm_up(modules: Sequence[str]) -> None:
@@ -87,7 +99,7 @@ def warm_up(modules: Sequence[str]) -> None:
     from multiprocessing import forkserver
 
     context.set_forkserver_preload(list(modules))
-    with _deaf_to_ctrl_c():
+    with _born_deaf():
         forkserver.ensure_running()
 
 
@@ -124,17 +136,61 @@ def map_in_workers(
         min(workers, len(items)), _context(), initializer=_start_worker, initargs=(log,)
     )
     try:
-        futures = [pool.submit(function, item) for item in items]
-        for done, future in enumerate(as_completed(futures), start=1):
+        with _signals_later():
+            futures = [pool.submit(function, item) for item in items]
+        for done, future in enumerate(_as_completed(pool, futures), start=1):
             future.result()
             on_result(done)
         return [future.result() for future in futures]
     except BrokenProcessPool as broken:
+        _kill(pool)
         problem = "A worker process was killed, most likely because the memory ran out."
         fix = "Close other programs or take a machine with more memory, then run the same command."
         raise TrainingError(problem, fix=fix) from broken
+    except BaseException:
+        # Not left to finish what nobody wants any more: a large case takes minutes.
+        _kill(pool)
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _as_completed(
+    pool: ProcessPoolExecutor, futures: Sequence[Future[Result]]
+) -> Iterator[Future[Result]]:
+    """Yield futures as they finish, and break the pool when a worker dies in writing its result.
+
+    The pool would wait for the rest of that result for ever.
+    """
+    waiting = set(futures)
+    while waiting:
+        done, waiting = wait(waiting, timeout=WATCH_S, return_when=FIRST_COMPLETED)
+        yield from done
+        alive = list((pool._processes or {}).values())
+        if not done and multiprocessing.connection.wait([each.sentinel for each in alive], 0):
+            _kill(pool)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    for process in list((pool._processes or {}).values()):  # its own way comes with Python 3.14
+        process.kill()
+    # One may have been killed in writing its result: without another writer the reader sees an
+    # end, where it would wait for the rest for ever (concurrent/futures/process.py of Python 3.11).
+    pool._result_queue._writer.close()  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """Let signals wait: a worker that is cut off in its start prints a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    later = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, later)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_in_fresh_process(
@@ -152,6 +208,14 @@ def run_in_fresh_process(
         BrokenProcessPool when the process was killed.
     """
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log,))
-    with pool, _deaf_to_ctrl_c():
-        return pool.submit(function, argument)
+    pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log, True))
+    with pool:
+        # Also to SIGTERM: within its grace a model is proved and handed over.
+        with _born_deaf("SIGTERM"):
+            result = pool.submit(function, argument)
+        try:
+            result.exception()
+        except BaseException:
+            _kill(pool)
+            raise
+        return result

@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,10 +41,15 @@ DATASET_NAME = "Dataset001_medseg"
 
 REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
 SCRATCH = "scratch-"  # temporary folders of a prediction
+SOCKETS = "sockets"  # names the temporary folder through which a command talks to its workers
+# The path of a socket has at most 107 bytes (unix(7)), and names below the folder take 32.
+MAX_TEMPORARY_BYTES = 75
+SHORT_TEMPORARY = Path("/tmp")  # noqa: S108 the folder made in it has a random name and is private
+SOCKETS_PREFIX = "pymp-"  # multiprocessing/util.py of Python 3.10 to 3.13, get_temp_dir
 
 BEFORE_PLANNING = ("model", "check", "convert")
 
-FORMAT = 3  # raise it when a stage writes something that an older program cannot read
+FORMAT = 4  # raise it when a stage writes something that an older program cannot read
 LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
 
 
@@ -145,6 +152,22 @@ class RunFolder:
     def _write(self, journal: Journal) -> None:
         write_json(self.journal_file, journal.model_dump(), mode=0o600)
 
+    def damaged_files(self) -> tuple[str, ...]:
+        """Name the files that cannot be read any more, as after a disk failed or was full.
+
+        Stages replace their files as a whole, so that none is ever seen half written otherwise.
+        """
+        tables = [*self.root.glob("*.json"), *self.trainings.glob("*/*.json")]
+        tables += [*self.raw.glob("*/*.json"), *self.root.glob("fingerprints/*/*.json")]
+        packed = [*self.root.glob("*.npz"), *self.root.glob("*.pth")]
+        packed += [*self.trainings.glob("*/*.npz"), *self.trainings.glob("*/*.pth")]
+        damaged = [path for path in tables if not _is_json(path)]
+        damaged += [path for path in packed if not zipfile.is_zipfile(path)]
+        return tuple(
+            f"file {path.relative_to(self.root).as_posix()} of the run: damaged"
+            for path in sorted(damaged)
+        )
+
     def finished_stages(self) -> dict[str, float]:
         """Return the seconds of each finished stage, by name."""
         return {stage.name: stage.seconds for stage in self.journal().stages}
@@ -160,6 +183,18 @@ class RunFolder:
         journal = self.journal()
         journal.stages = [record for record in journal.stages if record.name != stage]
         self._write(journal)
+
+    def reopen(self, training: TrainingFolder) -> None:
+        """Let a training go on from its checkpoint; take it and all after it out of the journal."""
+        journal = self.journal()
+        names = [record.name for record in journal.stages]
+        first = next((place for place, name in enumerate(names) if name.startswith("train")), None)
+        journal.stages = [
+            record for place, record in enumerate(journal.stages) if first is None or place < first
+        ]
+        self._write(journal)
+        for path in (training.training_file, training.failed_file, training.evaluation_file):
+            path.unlink(missing_ok=True)
 
     def forget_plans(self) -> None:
         """Take planning and all that follows out of the journal, with the trainings."""
@@ -177,6 +212,14 @@ class RunFolder:
         journal = self.journal()
         journal.stages.append(StageRecord(name=stage, seconds=time.monotonic() - started))
         self._write(journal)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        read_json(path)
+    except ValueError:
+        return False
+    return True
 
 
 def remove_run(run: RunFolder) -> None:
@@ -220,9 +263,45 @@ def lock(work_folder: Path) -> Iterator[None]:
         fix = "Wait until it has finished, or give this one a folder of its own with --work_dir."
         raise ResumeError(problem, fix=fix) from cause
     try:
-        yield
+        with _sockets_noted(work_folder / SOCKETS):
+            yield
     finally:
         held.release()
+
+
+@contextmanager
+def _sockets_noted(note: Path) -> Iterator[None]:
+    """Note where the sockets of this process are, and remove those of a command that was killed."""
+    # No command fails for want of a note: one may be there to make room on a full disk.
+    with suppress(OSError):
+        _remove_sockets(note)
+        note.write_bytes(os.fsencode(_sockets_folder()))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            note.unlink()
+
+
+def _sockets_folder() -> str:
+    """Return where this process and its workers have their sockets; it is made the first time."""
+    from multiprocessing.util import get_temp_dir
+
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) > MAX_TEMPORARY_BYTES and SHORT_TEMPORARY.is_dir():
+        tempfile.tempdir = str(SHORT_TEMPORARY)
+    try:
+        return get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
+
+
+def _remove_sockets(note: Path) -> None:
+    if not note.is_file():
+        return
+    folder = Path(os.fsdecode(note.read_bytes()))
+    if folder.name.startswith(SOCKETS_PREFIX) and folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _make_private(folder: Path) -> None:

@@ -41,6 +41,7 @@ __all__ = [
     "orientation_code",
     "read_volume",
     "restore_orientation",
+    "silence_readers",
     "to_ras",
     "write_volume",
 ]
@@ -212,7 +213,7 @@ def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
 
     _check_name(path)
     _check_start(path)
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    silence_readers()
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_format_of(path))
@@ -224,6 +225,16 @@ def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
     except (RuntimeError, MemoryError, OverflowError) as cause:
         raise _explain(str(cause)) from cause
     return _check_values(_check_grid(_from_sitk(image)))
+
+
+def silence_readers() -> None:
+    """Let SimpleITK read without warnings in this process: they name the file with all folders.
+
+    What matters of a header is checked and said by `read_volume`.
+    """
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
 def _check_name(path: Path) -> None:

@@ -71,3 +71,36 @@ def test_the_share_ends_at_one_and_what_is_left_goes_below_zero():
 
     assert clock.share == 1
     assert clock.left_s == pytest.approx(-1)
+
+
+def test_without_another_duration_an_interruption_changes_no_share():
+    hand = HandTurned()
+    clock = TrainingClock(600.0, now=hand)
+
+    clock.start(used_before_s=150.0, share_before=0.25)
+    hand.time_s += 150
+
+    assert clock.share == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("asked_s", [300.0, 450.0, 6000.0])
+def test_with_another_duration_the_schedule_goes_on_where_it_was(asked_s):
+    hand = HandTurned()
+    clock = TrainingClock(asked_s, now=hand)
+
+    clock.start(used_before_s=200.0, share_before=0.6)
+    at_start = clock.share
+    hand.time_s += (asked_s - 200) / 2
+
+    assert at_start == pytest.approx(0.6)
+    assert clock.share == pytest.approx(0.8)
+    hand.time_s += (asked_s - 200) / 2
+    assert clock.share == pytest.approx(1.0)
+
+
+def test_a_duration_that_is_used_up_already_is_the_end_of_the_schedule():
+    clock = TrainingClock(100.0, now=HandTurned())
+
+    clock.start(used_before_s=150.0, share_before=0.3)
+
+    assert clock.share == 1

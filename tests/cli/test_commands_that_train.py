@@ -45,7 +45,7 @@ def test_what_is_not_given_is_left_to_the_workflow(asked):
 def test_every_option_is_one_of_a_training(asked, command):
     main(command)
 
-    assert asked.keys() - FIELDS == {"places", "resume", "fresh"}
+    assert asked.keys() - FIELDS == {"places", "resume", "fresh", "ending"}
 
 
 def test_what_is_given_has_the_names_of_the_workflow(asked):

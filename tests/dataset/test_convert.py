@@ -15,6 +15,7 @@ from nnunet_medseg.dataset.convert import ConversionJob, convert_cases
 from nnunet_medseg.dataset.intake import read_dataset
 from nnunet_medseg.dataset.labels import Label
 from nnunet_medseg.dataset.raw_layout import image_path, label_path, read_cases
+from nnunet_medseg.errors import DatasetError
 from nnunet_medseg.volume import EXTENSIONS, grid_shift, read_volume, write_volume
 
 ONE = (Label("a", 1, 1),)
@@ -176,3 +177,12 @@ def test_where_links_are_not_allowed_files_are_copied(tmp_path, monkeypatch):
 
     assert not converted(tmp_path).images[0].is_symlink()
     assert converted(tmp_path).images[0].read_bytes() == case.images[0].read_bytes()
+
+
+def test_a_file_that_vanished_after_the_check_is_named_by_its_patient(tmp_path):
+    case = write_case(tmp_path / "set", label=make_label((2,)))
+    job = make_job(tmp_path, case)
+    case.label.unlink()
+
+    with pytest.raises(DatasetError, match="Müller has changed since it was checked"):
+        convert_cases([job])

@@ -71,6 +71,18 @@ def test_files_of_other_kinds_are_left_alone(tmp_path):
     assert len(dataset.cases[0].images) == 1
 
 
+def test_what_all_images_of_a_patient_begin_with_is_no_channel(tmp_path):
+    for name in ("Müller_19530721", "Weiß_19600101"):
+        patient = write_patient(tmp_path / name, channels=("T1", "T1_contrast"))
+        for image in patient.glob("img_*"):
+            image.rename(patient / image.name.replace("img", name))
+
+    dataset = read_dataset(tmp_path, None)
+
+    assert dataset.findings == ()
+    assert dataset.channels == ("T1", "T1_contrast")
+
+
 def test_several_images_are_channels_by_the_part_after_the_underscore(tmp_path):
     write_patients(tmp_path, cases=2, channels=("T1", "FLAIR"))
 

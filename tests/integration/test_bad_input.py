@@ -135,24 +135,3 @@ def test_a_missing_model_is_explained(tmp_path, capsys):
 
     assert status == MODEL
     assert "There is no model" in capsys.readouterr().err
-
-
-def test_a_failure_of_ours_leaves_a_log_without_names(tmp_path, capsys, monkeypatch):
-    copy_in(tmp_path / "Input_nnUNet_train" / "Data", cases=1)
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-
-    def fail(*_: object) -> None:
-        problem = f"cannot read {tmp_path / 'Zwetschgenbaum' / 'img.nii.gz'}"
-        raise RuntimeError(problem)
-
-    monkeypatch.setattr("nnunet_medseg.workflows.train.find_dataset", fail)
-
-    status = run_train(tmp_path)
-
-    shown = capsys.readouterr()
-    (log,) = tmp_path.glob("medseg-error-*.log")
-    assert status == 70
-    assert "our fault" in shown.err
-    assert "Zwetschgenbaum" not in log.read_text() + shown.err
-    assert "torch" in log.read_text()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,10 +19,10 @@ OPTIONS = ("-d", "Cut", "-l", "liver=1", "-i", "CT", "-t", "0.5", "-f", "0")
 PATIENCE_S = 120
 
 
-def start_and_wait_for_training(desk: Desk, epochs: int) -> subprocess.Popen[str]:
+def start_and_wait_for_training(desk: Desk, epochs: int, *more: str) -> subprocess.Popen[str]:
     """Start the command, and return once so many epochs are in its history."""
     process = subprocess.Popen(
-        desk.command("train", *OPTIONS),
+        desk.command("train", *OPTIONS, *more),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -80,12 +81,76 @@ def test_a_killed_training_goes_on_where_it_was(desk):
     assert not run_folder(desk).exists()
 
 
-def test_ctrl_c_keeps_everything_and_another_time_is_asked_about(desk):
+def manifest_of(desk: Desk) -> dict[str, Any]:
+    return json.loads((desk.output / "Cut" / "model" / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "status"),
+    [(signal.SIGINT, "Ctrl-C", 130), (signal.SIGTERM, "SIGTERM", 143)],
+)
+def test_one_request_to_end_hands_over_the_model_so_far(desk, number, name, status):
+    copy_in(desk.input / "Data", cases=5)
+    before = snapshot(desk.input)
+    # Far from its end, and with a grace that suffices on a busy machine too.
+    process = start_and_wait_for_training(desk, 3, "-t", "4", "--grace", "90")
+
+    process.send_signal(number)
+    out, err = process.communicate(timeout=120)
+
+    assert process.returncode == status, err
+    training = manifest_of(desk)["training"]
+    assert training["ended_early"] == name
+    assert 0 < training["used_s"] < training["asked_s"] == 240
+    assert manifest_of(desk)["evaluation"]["cases"] == 1
+    assert f"Interrupted by {name}" in (desk.output / "Cut" / "summary.txt").read_text()
+    assert f"Interrupted by {name}" in out
+    assert snapshot(desk.input) == before
+    assert not run_folder(desk).exists()
+
+
+def test_a_grace_that_does_not_suffice_keeps_everything(desk):
+    copy_in(desk.input / "Data", cases=5)
+    process = start_and_wait_for_training(desk, 3, "-t", "4", "--grace", "1")
+
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    out, err = process.communicate(timeout=60)
+
+    assert process.returncode == 143
+    assert time.monotonic() - started < 15
+    assert "--grace" in out
+    assert "goes on" in err
+    assert (run_folder(desk) / "trainings" / "training" / "checkpoint.pth").exists()
+    assert not (desk.output / "Cut").exists()
+
+
+def test_a_deadline_shrinks_the_training_and_is_kept(desk):
+    copy_in(desk.input / "Data", cases=5)
+    # Twice what it takes on a quiet machine, since others may be at work on this one.
+    minutes = 1.6
+    started = time.monotonic()
+
+    finished = desk.run("train", *OPTIONS, "-t", "600", "--deadline", str(minutes))
+
+    assert finished.returncode == 0, finished.stderr
+    assert time.monotonic() - started < 60 * minutes + 10
+    training = manifest_of(desk)["training"]
+    assert training["asked_s"] == 36000
+    assert 5 < training["planned_s"] < 60 * minutes
+    assert abs(training["used_s"] - training["planned_s"]) <= 5
+    assert training["ended_early"] == ""
+    assert manifest_of(desk)["evaluation"]["cases"] == 1
+
+
+def test_a_second_ctrl_c_keeps_everything_and_another_time_is_asked_about(desk):
     copy_in(desk.input / "Data", cases=5)
     before = snapshot(desk.input)
     process = start_and_wait_for_training(desk, epochs=2)
     family = psutil.Process(process.pid).children(recursive=True)
 
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
 

@@ -69,7 +69,19 @@ def test_loaders_leave_cores_for_training(monkeypatch, kind, cores, loaders):
         ("copy /a/b.nii to /c/d.nii", "copy <path>"),
         (r"reading C:\Users\Anna\img.nii", "reading <path>"),
         ("folder=/data/x", "folder=<path>"),
-        ("(/data/x, /data/y)", "(<path>)"),
+        ("(/data/x, /data/y)", "(<path>"),
+        ("The file /data/Miller Anna/x y.json cannot be read.", "The file <path> cannot be read."),
+        ("/data/a.json of /data/Miller Anna", "<path>"),
+        ("/data/Anna.txt Miller/x", "<path>"),
+        ("cannot read /data/Miller Anna", "cannot read <path>"),
+        ("/data/1953-07-21/Miller: Anna <1>/img.nii.gz", "<path>"),
+        ("""no file: "/data/Anna O'Brien/img.nii.gz" there""", 'no file: "<path>" there'),
+        (r"b'/data/M\xc3\xbcller O\'Brien/x'", "b'<path>'"),
+        ("file:///data/M%C3%BCller/x.nii", "<path>"),
+        ("from ../data/Miller Anna/x", "from <path>"),
+        ("from ~/data/Miller", "from <path>"),
+        ("KeyError: 'Miller Anna/img.nii.gz'", "KeyError: '<path>'"),
+        ("Miller_Anna/IMG.NRRD is damaged", "<path> is damaged"),
         ("3 / 5 cases", "3 / 5 cases"),
         ("Dice 0.5, 12 mm/px, and/or", "Dice 0.5, 12 mm/px, and/or"),
         ("patch [40, 56, 40]\nbatch 2", "patch [40, 56, 40]\nbatch 2"),
@@ -84,7 +96,20 @@ def test_paths_are_scrubbed_and_nothing_else_is(text, expected):
 def test_the_name_of_the_machine_is_scrubbed(monkeypatch):
     monkeypatch.setattr(platform, "node", lambda: "radiology-17")
 
-    assert scrub("on radiology-17.local") == "on <machine>.local"
+    assert scrub("on radiology-17.local, Radiology-17") == "on <machine>.local, <machine>"
+
+
+def test_the_name_of_the_user_is_scrubbed(monkeypatch):
+    monkeypatch.setattr(environment, "_user", lambda: "amiller")
+
+    assert scrub("for amiller") == "for <user>"
+
+
+@pytest.mark.parametrize("name", ["root", "pc"])
+def test_a_name_that_is_a_word_of_its_own_is_left(monkeypatch, name):
+    monkeypatch.setattr(platform, "node", lambda: name)
+
+    assert scrub(f"a {name} of 2") == f"a {name} of 2"
 
 
 def test_chatter_goes_to_the_log_without_paths(tmp_path, capsys):

@@ -74,8 +74,8 @@ def train(trainer: BudgetedTrainer, *, until: int = 1000) -> Witness:
 
 def train_until(trainer: BudgetedTrainer, iteration: int) -> None:
     """Train until the user interrupts."""
-    with pytest.raises(KeyboardInterrupt):
-        train(trainer, until=iteration)
+    train(trainer, until=iteration)
+    assert trainer.is_cut_off
 
 
 def explode(trainer: BudgetedTrainer, when: Callable[[int], bool]) -> None:
@@ -485,6 +485,45 @@ def test_workers_end_when_an_error_ends_the_training(training_folder, error):
         train(trainer)
 
     assert multiprocessing.active_children() == []
+
+
+def kill_workers(trainer: BudgetedTrainer, times: int) -> None:
+    """Let the processes that load patches be killed before some of the steps."""
+    killed: list[int] = []
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        if trainer.progress.iterations and len(killed) < times:
+            killed.append(trainer.progress.iterations)
+            for process in trainer.dataloader_train._processes:
+                process.kill()
+        return own(batch)
+
+    wrap_step(trainer, step)
+
+
+@WITH_WORKERS
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_killed_workers_are_started_again(training_folder):
+    trainer = make_trainer(training_folder, has_workers=True)
+    kill_workers(trainer, 2)
+
+    witness = train(trainer)
+
+    assert [text.partition(";")[2] for text in witness.troubles] == [" going on with new ones"] * 2
+    assert trainer.clock.used_s >= ASKED_S
+    assert multiprocessing.active_children() == []
+
+
+@WITH_WORKERS
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_workers_that_are_killed_again_and_again_end_the_training_with_the_fix(training_folder):
+    trainer = make_trainer(training_folder, has_workers=True)
+    kill_workers(trainer, 1000)
+
+    with pytest.raises(TrainingError, match="4 times") as stopped:
+        train(trainer)
+
+    assert "memory" in stopped.value.fix
 
 
 # --- averaging ---------------------------------------------------------------------------------

@@ -271,14 +271,14 @@ def test_the_table_can_be_printed(capsys):
     assert "mean Dice" in capsys.readouterr().out
 
 
-def test_the_file_has_a_row_a_case_and_entry_for_the_owner_only(tmp_path):
+def test_the_file_has_a_row_a_case_and_entry_and_the_rights_that_were_asked(tmp_path):
     entries = [
         Entry("A", {"Müller": {"liver": 0.5, "lesion": math.nan}, "p2": {"liver": 1, "lesion": 0}}),
         Entry("B", {"Müller": {"liver": 0.75, "lesion": 0.5}, "p2": {"liver": 1, "lesion": 1}}),
     ]
     path = tmp_path / "comparison.csv"
 
-    write_comparison(path, compare_entries(entries), entries)
+    write_comparison(path, compare_entries(entries), entries, mode=0o600)
 
     with path.open(encoding="utf-8", newline="") as table:
         rows = list(csv.reader(table))

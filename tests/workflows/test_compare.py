@@ -183,6 +183,8 @@ def test_the_command_writes_the_dice_of_every_case_where_it_was_asked_to(ours, d
     status = main(["compare", *models, "--dataset", str(drawn), *places, "--device", "cpu"])
 
     assert status == 0
+    # Its rows are called after the user's folders.
+    assert (folder / "comparison.csv").stat().st_mode & 0o777 == 0o600
     with (folder / "comparison.csv").open(encoding="utf-8", newline="") as table:
         rows = list(csv.DictReader(table))
     assert len(rows) == 2 * CASES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,7 +41,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = Run(folder, dataset, folders, options, device, store=folder.root)
     delivery._name_hidden(run)
     (delivery._hidden(run) / "model").mkdir(parents=True)
-    monkeypatch.setattr(delivery, "read_manifest", lambda path: path.is_dir() or None)
+    manifest = SimpleNamespace(training=SimpleNamespace(ended_early=""))
+    monkeypatch.setattr(delivery, "read_manifest", lambda path: manifest if path.is_dir() else None)
     return run
 
 
@@ -137,6 +139,17 @@ def asked_to_keep(run: Run, *, delete_input: bool = True) -> Run:
 
 def files_in(folder: Path) -> set[str]:
     return {item.path for item in list_files(folder)} if folder.is_dir() else set()
+
+
+def test_the_copy_stays_when_the_training_was_ended_early(run, monkeypatch, capsys):
+    delivery.deliver(run)
+    early = SimpleNamespace(training=SimpleNamespace(ended_early="Ctrl-C"))
+    monkeypatch.setattr(delivery, "read_manifest", lambda _: early)
+
+    delivery.clean(run)
+
+    assert (run.dataset_folder / "Patient" / "img.nii.gz").exists()
+    assert "the copy was left" in capsys.readouterr().out
 
 
 def test_a_dataset_that_is_kept_leaves_the_input_folder(run, capsys):

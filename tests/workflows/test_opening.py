@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def begin(folder: RunFolder, dataset: Path, *, trained: bool) -> None:
         pass
     if trained:
         checkpoint_of(folder).parent.mkdir()
-        checkpoint_of(folder).write_bytes(b"weights")
+        zipfile.ZipFile(checkpoint_of(folder), "w").close()
 
 
 def test_the_same_command_goes_on(folder, dataset):
@@ -107,6 +108,25 @@ def test_a_damaged_journal_is_explained_when_training_would_be_lost(folder, data
         _open(folder, dataset, ASKED, resume=False)
 
     assert checkpoint_of(folder).exists()
+
+
+@pytest.mark.parametrize("name", ["check.json", "trainings/training/checkpoint.pth"])
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_damaged_file_of_the_run_is_named_or_the_run_starts_over(
+    folder, dataset, name, is_trained
+):
+    begin(folder, dataset, trained=is_trained)
+    damaged = folder.root / name
+    damaged.parent.mkdir(exist_ok=True)
+    damaged.write_bytes(b'{"cases": [')
+
+    if folder.has_checkpoint():
+        with pytest.raises(ResumeError, match=f"{name} of the run: damaged") as refused:
+            _open(folder, dataset, ASKED, resume=True)
+        assert "--fresh" in refused.value.fix
+    else:
+        _open(folder, dataset, ASKED, resume=False)
+        assert folder.finished_stages() == {}
 
 
 def test_before_any_training_another_time_is_planned_for_again(folder, dataset):

@@ -26,12 +26,23 @@ class TrainingClock:
         self.asked_s = asked_s
         self._used_before_s = used_before_s
         self._now = now
+        self._share_before = used_before_s / asked_s
+        self._share_from_s = used_before_s
         self._started: float | None = None
 
-    def start(self, used_before_s: float | None = None) -> None:
-        """Start counting; a second call starts over, with another time used before."""
+    def start(self, used_before_s: float | None = None, share_before: float | None = None) -> None:
+        """Start counting; a second call starts over, with another time used before.
+
+        Args:
+            used_before_s: Seconds used before.
+            share_before: Where the schedule was then. It goes on from there, also when the whole
+                duration is another one now, so that a learning rate does not jump.
+        """
         if used_before_s is not None:
-            self._used_before_s = used_before_s
+            self._used_before_s = self._share_from_s = used_before_s
+            self._share_before = used_before_s / self.asked_s
+        if share_before is not None:
+            self._share_before = share_before
         self._started = self._now()
 
     @property
@@ -47,5 +58,9 @@ class TrainingClock:
 
     @property
     def share(self) -> float:
-        """Share of the time that is used, in [0, 1]."""
-        return min(1.0, self.used_s / self.asked_s)
+        """How far the schedule is, in [0, 1]: without interruptions the share that is used."""
+        left_then_s = self.asked_s - self._share_from_s
+        if left_then_s <= 0:
+            return 1.0
+        passed = (self.used_s - self._share_from_s) / left_then_s
+        return min(1.0, self._share_before + (1.0 - self._share_before) * passed)

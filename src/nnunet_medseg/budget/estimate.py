@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Workload", "evaluation_limit_s", "expected_s"]
+__all__ = ["Workload", "closing_s", "evaluation_limit_s", "expected_s"]
 
 MIN_EVALUATION_S = 120.0
 EVALUATION_SHARE = 0.5  # of the training time
@@ -61,6 +61,12 @@ def expected_s(stage: str, work: Workload, training_s: float) -> float | None:
         return None
     fixed, a_case, a_megavoxel = RATES[stage]
     return fixed + (a_case * work.cases + a_megavoxel * work.megavoxels) / work.cores
+
+
+def closing_s(work: Workload) -> float:
+    """Return how long everything takes that follows the evaluation, but for segmenting a case."""
+    closing = ("report", "bundle", "verify", "deliver", "keep", "clean")
+    return sum(expected_s(stage, work, 0.0) or 0.0 for stage in closing)
 
 
 def evaluation_limit_s(training_s: float) -> float:

@@ -170,7 +170,7 @@ def _explain(
 ) -> Choice:
     step_s = watch.forecast_s(chosen)
     steps = steps_that_fit(asked_s, step_s)
-    minutes = f"{asked_s / 60:g} min"
+    minutes = f"{round(asked_s / 60, 2):g} min"
     whole = [each for each in candidates if not _is_cut(each)] or [chosen]
     # The first may be a larger network, and narrower ones follow where the patch is given.
     own = [each for each in whole if each.size.width == whole[0].size.width][-1]

@@ -65,10 +65,16 @@ class PlanFacts(_Record):
 
 
 class TrainingFacts(_Record):
-    """The training in numbers; times in seconds, shares of the time that was used."""
+    """The training in numbers; times in seconds, shares of the time that was used.
+
+    The planned time is less than what was asked for when a deadline left less. What ended the
+    training early is "Ctrl-C", "SIGTERM", or empty.
+    """
 
     asked_s: float
+    planned_s: float | None = None
     used_s: float
+    ended_early: str = ""
     iterations: int
     epochs: int
     final_loss: float

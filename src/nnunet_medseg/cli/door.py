@@ -8,7 +8,6 @@ import os
 import platform
 import signal
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,10 +21,12 @@ from nnunet_medseg.errors import (
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     FolderError,
+    Stopped,
     TrainingError,
     UsageError,
     UserError,
 )
+from nnunet_medseg.signals import handled
 
 __all__ = ["Parser", "through_the_door"]
 
@@ -47,16 +48,12 @@ def through_the_door(command: Callable[[], int]) -> int:
     """Run a command; print its error, if any, and return the exit status."""
     console.attach()
     try:
-        with _terminated_as_interrupted():
+        with _stopped_by_the_system():
             return command()
     except UserError as error:
         return _tell(error)
-    except KeyboardInterrupt:
-        console.error(
-            "Interrupted.",
-            "Nothing is lost: a training or prediction goes on where it was with the same command.",
-        )
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return _tell_interrupted(interrupt)
     except MemoryError:
         return _tell(TrainingError("The memory ran out.", fix=MORE_MEMORY))
     except OSError as error:
@@ -67,16 +64,24 @@ def through_the_door(command: Callable[[], int]) -> int:
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """Treat SIGTERM, which schedulers send before they kill, as Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
+def _stopped_by_the_system() -> Iterator[None]:
+    """End in order on SIGTERM, which schedulers send before they kill, and on a closed terminal."""
+    with handled(("SIGINT",), signal.default_int_handler), handled(("SIGTERM", "SIGHUP"), _stop):
         yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    raise Stopped(number)
+
+
+def _tell_interrupted(interrupt: KeyboardInterrupt) -> int:
+    problem, status = "Interrupted.", EXIT_INTERRUPTED
+    if isinstance(interrupt, Stopped):
+        # As shells report a signal.
+        problem, status = "The system ended the command.", 128 + interrupt.signal
+    fix = "Nothing is lost: a training or prediction goes on where it was with the same command."
+    console.error(problem, fix)
+    return status
 
 
 def _tell(error: UserError) -> int:
@@ -89,6 +94,10 @@ def _folder_error(error: OSError) -> FolderError | None:
     if error.errno in FULL_DISK:
         problem = f"No space is left on the disk of {place}."
         return FolderError(problem, fix="Make room, then run the same command again; it goes on.")
+    if error.errno == errno.EFBIG:
+        problem = f"{place} may not become larger: the system limits the size of files."
+        fix = "Raise the limit (ulimit -f), then run the same command again; it goes on."
+        return FolderError(problem, fix=fix)
     if error.errno in NOT_ALLOWED:
         problem = f"{place} may not be read or written: {error.strerror}."
         return FolderError(problem, fix="Give yourself the right, then run the same command again.")
@@ -98,21 +107,22 @@ def _folder_error(error: OSError) -> FolderError | None:
 def _tell_ours(error: Exception) -> int:
     path = _write_log(error)
     console.error(
-        f"The program failed: {type(error).__name__}. This is our fault.",
+        f"The program failed: {type(error).__name__}: {error}. This is our fault.",
         f"Please report it with {path}, which holds versions and no names of patients or folders.",
     )
     return EXIT_INTERNAL
 
 
 def _write_log(error: Exception) -> Path:
-    from nnunet_medseg.nnunet.environment import scrub
-
     lines = [f"{name} {_version(name)}" for name in ("nnunet-medseg", "nnunetv2", "torch")]
-    lines += [f"python {platform.python_version()}, {platform.system()} {platform.machine()}", ""]
-    frames = traceback.extract_tb(error.__traceback__)
-    lines += [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
-    # The message may hold a name; its kind and place tell enough.
-    lines += ["", type(error).__name__, scrub(str(error)) if not isinstance(error, OSError) else ""]
+    lines += [f"python {platform.python_version()}, {platform.system()} {platform.machine()}"]
+    cause: BaseException | None = error
+    while cause is not None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        # Messages hold names of patients in forms that nobody foresees; kind and place tell enough.
+        lines += ["", type(cause).__name__]
+        lines += [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+        cause = cause.__cause__
     prefix = f"medseg-error-{time.strftime('%Y%m%d-%H%M%S')}-"
     handle, name = tempfile.mkstemp(prefix=prefix, suffix=".log")
     with os.fdopen(handle, "w", encoding="utf-8") as log:

@@ -83,6 +83,19 @@ def add_shared(parser: argparse.ArgumentParser, folds: str = FOLDS_HELP) -> None
         help="auto, for voxels, patch and network as large as the minutes allow, or default, for "
         "those that nnU-Net plans; without it: auto",
     )
+    add(
+        "--deadline",
+        default=None,
+        metavar="MINUTES",
+        help="the whole command is over by then; the training time shrinks; default: none",
+    )
+    add(
+        "--grace",
+        default="25",
+        metavar="SECONDS",
+        help="within which a model is handed over after SIGTERM, as schedulers send it; "
+        "default: 25",
+    )
     add("--work_dir", default=None, metavar="FOLDER", help="folder for work in progress")
     add("--resume", action="store_true", help="go on with an unfinished run as it began")
     add("--fresh", action="store_true", help="discard an unfinished run of that name")
@@ -152,7 +165,8 @@ def run_beside(root: Path, arguments: Sequence[str]) -> int:
 INPUT, OUTPUT = "Input_nnUNet_train", "Output_nnUNet_train"
 # Options that are called otherwise on the command line, and those that are not of the training.
 FIELDS = {"time": "minutes", "image_extension": "extension"}
-NOT_OF_TRAINING = {"input", "output", "work_dir", "no_key", "run"}
+EARLY_ENDS = {"Ctrl-C": 130, "SIGTERM": 143}  # as shells report the signals
+NOT_OF_TRAINING = {"input", "output", "work_dir", "no_key", "run", "deadline", "grace"}
 
 
 def train_and_tell(
@@ -170,6 +184,8 @@ def train_and_tell(
         raise UsageError(problem, fix="Use one of them.")
     # Late: this brings the heavy libraries, which --help does without.
     from nnunet_medseg.report.summary import quality_line
+    from nnunet_medseg.workflows.ending import Ending
+    from nnunet_medseg.workflows.options import check_ends
     from nnunet_medseg.workflows.train import train
 
     asked = {FIELDS.get(name, name): value for name, value in vars(options).items()}
@@ -178,7 +194,8 @@ def train_and_tell(
     given = {name: value for name, value in asked.items() if value is not None}
     for name in NOT_OF_TRAINING & given.keys():
         del given[name]
-    result = train(*places, **given)
+    ending = Ending(*check_ends(options.deadline, options.grace))
+    result = train(*places, ending=ending, **given)
     training = result.manifest.training
     console.heading(f"The model is in {result.folder}")
     console.detail(f"{result.folder / 'model'} may be given away; the rest stays in the house")
@@ -187,4 +204,4 @@ def train_and_tell(
         f"{training.iterations} iterations"
     )
     console.detail(quality_line(result.manifest))
-    return 0
+    return EARLY_ENDS.get(training.ended_early, 0)

@@ -18,9 +18,10 @@ from nnunet_medseg.dataset.case import Case
 from nnunet_medseg.dataset.checks import CaseFacts
 from nnunet_medseg.dataset.labels import LabelMap
 from nnunet_medseg.dataset.raw_layout import FILE_ENDING, image_path, label_path
+from nnunet_medseg.errors import DatasetError
 from nnunet_medseg.hardware import workers_for
 from nnunet_medseg.parallel import map_in_workers
-from nnunet_medseg.volume import read_volume, write_volume
+from nnunet_medseg.volume import VolumeError, read_volume, write_volume
 
 __all__ = ["ConversionJob", "convert_cases", "from_training_labels", "to_training_labels"]
 
@@ -55,6 +56,9 @@ def convert_cases(
 
     Returns:
         Number of files that had to be written; all others are links.
+
+    Raises:
+        DatasetError: When a file is not what it was any more when the dataset was checked.
     """
     for job in jobs:
         image_path(job.raw, job.case.name, 0).parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +86,20 @@ def _must_write(job: ConversionJob) -> list[bool]:
 
 
 def convert_case(job: ConversionJob) -> None:
-    """Link or write the files of one case."""
+    """Link or write the files of one case.
+
+    Raises:
+        DatasetError: When one of them cannot be read any more.
+    """
+    try:
+        _convert(job)
+    except VolumeError as cause:
+        problem = f"{job.case.source} has changed since it was checked: {cause.problem}."
+        fix = "Put its files back and run the same command; it goes on."
+        raise DatasetError(problem, fix=fix) from cause
+
+
+def _convert(job: ConversionJob) -> None:
     *write_images, write_label = _must_write(job)
     for channel, (path, must_write) in enumerate(zip(job.case.images, write_images, strict=True)):
         target = image_path(job.raw, job.case.name, channel)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
+from multiprocessing.queues import Queue
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,11 +17,20 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
 from nnunet_medseg.parallel import die_with_parent
 
-__all__ = ["PreprocessedCases", "SafeLoader", "write_locations"]
+__all__ = ["PreprocessedCases", "SafeLoader", "discard_damaged", "write_locations"]
 
 # nnU-Net recognises the kind of a folder by its endings, and passes over .npy beside .b2nd.
 LOCATIONS_ENDING = "_locations.npy"
 CACHED_CASES = 256  # of about 100 kB a label each; more would be felt in every worker
+
+
+def discard_damaged(folder: Path) -> tuple[str, ...]:
+    """Remove the marks of cases whose files cannot be opened; return their names."""
+    cases = PreprocessedCases(str(folder), PreprocessedCases.get_identifiers(str(folder)))
+    damaged = tuple(name for name in cases.identifiers if not cases.is_whole(name))
+    for name in damaged:
+        (folder / f"{name}{LOCATIONS_ENDING}").unlink()
+    return damaged
 
 
 def write_locations(target: Path, locations: Mapping[int, Any]) -> None:
@@ -91,11 +102,24 @@ class PreprocessedCases(nnUNetDatasetBlosc2):
         seg = blosc2.open(urlpath=f"{base}_seg.b2nd", **options)
         return data, seg
 
+    def is_whole(self, name: str) -> bool:
+        """Tell whether the files of a case can be opened; a file that was cut short cannot."""
+        try:
+            self._open(name)
+            _read_locations(str(Path(self.source_folder) / name) + LOCATIONS_ENDING)
+        except (OSError, RuntimeError, ValueError, EOFError):
+            return False
+        return True
+
     @staticmethod
     def get_identifiers(folder: str) -> list[str]:
         """Return the names of the cases that are complete."""
         files = sorted(Path(folder).glob(f"*{LOCATIONS_ENDING}"))
         return [path.name[: -len(LOCATIONS_ENDING)] for path in files]
+
+
+def _give_up(*_: object) -> None:
+    os._exit(1)
 
 
 class SafeLoader(nnUNetDataLoader):
@@ -104,4 +128,7 @@ class SafeLoader(nnUNetDataLoader):
     def set_thread_id(self, thread_id: int) -> None:
         """Note the worker's number; nnU-Net calls this first in each worker."""
         super().set_thread_id(thread_id)
-        die_with_parent()
+        die_with_parent(deaf_to_sigterm=True)
+        # A queue drops what it cannot send, as when shared memory is full (64 MB in many
+        # containers), and the training would wait for it for minutes.
+        Queue._on_queue_feeder_error = staticmethod(_give_up)  # type: ignore[attr-defined]

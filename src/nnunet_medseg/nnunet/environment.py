@@ -6,6 +6,7 @@ so `prepare` runs before the first import of `nnunetv2`.
 
 from __future__ import annotations
 
+import getpass
 import io
 import os
 import platform
@@ -22,17 +23,22 @@ __all__ = ["chatter", "prepare", "scrub"]
 CORES_A_LOADER_ON_CPU = 4  # the other cores train
 MAX_LOADERS = 12  # nnU-Net's own default, default_n_proc_DA.py of 2.8.1
 
+IMAGES = r"\.(?:nii\.gz|nii|nrrd|mha|mhd|dcm)\b"
+FILES = rf"(?:{IMAGES}|\.(?:json|jsonl|npz|pth|pkl|b2nd|zip|csv|txt|py)\b)"
+START = r"(?:[A-Za-z]:|~\w*|\.{1,2})?[\\/]"
+
 # Folders are called "Miller, Anna (2)" and "O'Brien": without quotes nobody can tell where such a
-# path ends, so all up to the last separator or image file of the line goes.
+# path ends, so all of the line goes, up to the last file of a known kind or to the end.
 PATHS = re.compile(
-    r"""
-    (?<=['"]) (?:[A-Za-z]:)? [\\/] [^'"\n]* (?=['"])
-    | (?<![\w.<]) (?:[A-Za-z]:)? [\\/] (?=\S)
-      (?: (?:[^'"<>|:\n] | (?<=\w)'(?=\w))* (?:[\\/] | \.(?:nii|gz|nrrd|mha|mhd|dcm)\b) )?
-      [^\s'"<>|:,)]*
+    rf"""
+    (?<=") (?: {START} [^"\n]* | [^"\n]*{IMAGES} ) (?=")
+    | (?<=') (?: {START} (?:\\.|[^'\\\n])* | (?:\\.|[^'\\\n])*{IMAGES} ) (?=')
+    | (?<![\w.<~]) {START} (?=\S) (?: .*{FILES}(?!.*[\\/]) | .* )
+    | [^\s'"<>]{{1,300}}{IMAGES}
     """,
-    re.VERBOSE,
+    re.VERBOSE | re.IGNORECASE,
 )
+MIN_WORD = 4  # shorter names of machines and users stand in other words
 
 
 def prepare(folders: Mapping[str, Path] | None = None) -> None:
@@ -68,15 +74,25 @@ def loader_count(device: Device) -> int:
 
 
 def scrub(text: str) -> str:
-    """Replace folders and the name of the machine, so that a log can be shown to others.
+    """Replace paths and the names of machine and user, so that a log can be shown to others.
 
     Examples:
         >>> scrub("reading /data/Miller_Anna/img.nii.gz")
         'reading <path>'
     """
     text = PATHS.sub("<path>", text)
-    host = platform.node()
-    return text.replace(host, "<machine>") if len(host) > 3 else text
+    for word, stand_in in ((platform.node(), "<machine>"), (_user(), "<user>")):
+        if len(word) >= MIN_WORD and word != "root":
+            text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", stand_in, text, flags=re.IGNORECASE)
+    return text
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    # In a container a user may have a number only.
+    except (OSError, KeyError, ImportError):
+        return ""
 
 
 class _ScrubbedLog(io.TextIOBase):

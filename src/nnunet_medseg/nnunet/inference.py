@@ -19,6 +19,7 @@ from nnunet_medseg.files import read_json
 from nnunet_medseg.hardware import Device
 from nnunet_medseg.nnunet.plans import check_description, check_plans, naming
 from nnunet_medseg.nnunet.weights import read_checkpoint
+from nnunet_medseg.volume import silence_readers
 
 __all__ = [
     "Model",
@@ -163,6 +164,7 @@ class Segmenter:
             if device.kind == "cuda"
             else torch.device("cpu")
         )
+        silence_readers()
         # Such a reader brings images to RAS; the others leave them as they are stored.
         self.reorients = str(model.plans["image_reader_writer"]).endswith("WithReorient")
         self._reader = manager.image_reader_writer_class()
@@ -221,6 +223,7 @@ def segment_with_stock(
     predictor = nnUNetPredictor(device=place, allow_tqdm=False)
     numbers = tuple(fold if fold == "all" else int(fold) for fold in folds)
     predictor.initialize_from_trained_model_folder(str(folder), numbers, "checkpoint_final.pth")
+    silence_readers()
     reader = predictor.plans_manager.image_reader_writer_class()
     array, properties = reader.read_images([str(path) for path in images])
     return np.asarray(predictor.predict_single_npy_array(array, properties))

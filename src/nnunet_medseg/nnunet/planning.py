@@ -33,6 +33,7 @@ from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.nnunet.cases import PreprocessedCases, write_locations
 from nnunet_medseg.nnunet.planner import PLANNERS
 from nnunet_medseg.parallel import map_in_workers
+from nnunet_medseg.volume import silence_readers
 
 __all__ = [
     "PLANS_NAME",
@@ -120,6 +121,7 @@ def extract_fingerprint(
 
 
 def _analyse(job: tuple[RawFiles, int]) -> tuple[Any, ...]:
+    silence_readers()
     case, samples = job
     result = DatasetFingerprintExtractor.analyze_case(
         list(case.images), case.label, SimpleITKIOWithReorient, samples
@@ -321,6 +323,7 @@ def preprocess(
 
 
 def _preprocess_case(job: _Job) -> None:
+    silence_readers()
     manager = PlansManager(job.preparation.plans)
     chosen = manager.get_configuration(job.preparation.configuration)
     data, seg, properties = DefaultPreprocessor(verbose=False).run_case(

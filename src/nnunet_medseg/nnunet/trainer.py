@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -41,6 +40,7 @@ from nnunet_medseg.hardware import Device, core_count, free_memory_bytes
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
+from nnunet_medseg.nnunet.loading import LoadingError, PatchWorkers
 from nnunet_medseg.nnunet.rescue import MAX_SETBACKS, Rescue, is_out_of_memory, smaller_batch
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 
@@ -67,6 +67,7 @@ CHECKPOINT_SHARE = 0.015
 CHECKPOINT_GUESS_S = 0.2
 VALIDATION_BATCHES = 4
 FORWARD_SHARE = 0.4  # of an iteration's time; a guess until the first look has been timed
+MAX_LOADING_FAILURES = 3  # a process that dies again and again has a reason
 DICE_MEMORY = 0.7  # weight of the past in the shown Dice, which few patches make jump
 
 
@@ -88,6 +89,7 @@ class TrainingSetup:
         start: Checkpoint with the weights to start from; None starts from random ones.
         sharing: How many trainings share what the user gave with -t.
         compiled: Whether the network is compiled first.
+        by_deadline: Whether a deadline leaves less time than was asked for.
     """
 
     device: Device
@@ -103,6 +105,7 @@ class TrainingSetup:
     start: Path | None = None
     sharing: int = 1
     compiled: bool = False
+    by_deadline: bool = False
 
 
 @dataclass
@@ -177,6 +180,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.rescue = Rescue()
         self.cached_bytes = 0
         self.average: list[torch.Tensor] | None = None
+        self.is_cut_off = False
+        self._loading_failures = 0
         if setup.device.kind == "cuda":
             # nnU-Net forces the first GPU.
             torch.cuda.set_device(setup.device.index)
@@ -199,24 +204,29 @@ class BudgetedTrainer(nnUNetTrainer):
 
         When the memory does not suffice, the batch becomes smaller, then the patch. When the loss
         explodes, the training goes back to its last good weights with half the learning rate.
+        When a process that loads patches ends or hangs, all are started again. A checkpoint is
+        written at the end, whatever ended the training.
 
         Args:
             on_iteration: Called after each iteration with the seconds used.
             on_epoch: Called after each epoch.
-            should_stop: Asked after each iteration; when true, a checkpoint is written and
-                KeyboardInterrupt raised.
-            on_trouble: Called with a sentence for the user when either has happened.
+            should_stop: Asked after each iteration; when true, the training ends early and
+                `is_cut_off` is set.
+            on_trouble: Called with a sentence for the user when any of these has happened.
 
         Raises:
             BudgetError: When the time does not suffice for 20 iterations.
-            TrainingError: When the loss has exploded four times, or no patch fits the memory.
-            KeyboardInterrupt: When `should_stop` said so.
+            TrainingError: When the loss has exploded four times, no patch fits the memory, or
+                patches cannot be loaded.
         """
         self.clock.start()
         self.on_train_start()
-        while self._next_iterations() and self.current_epoch < MAX_EPOCHS:
+        while self._goes_on():
             try:
                 self._train_on(on_iteration, on_epoch, should_stop, on_trouble)
+                continue
+            except LoadingError as error:
+                on_trouble(self._load_again(error))
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -238,12 +248,28 @@ class BudgetedTrainer(nnUNetTrainer):
         on_trouble: Callable[[str], None],
     ) -> None:
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
-        while (count := self._next_iterations()) and self.current_epoch < MAX_EPOCHS:
-            losses = self._run_iterations(count, on_iteration, should_stop)
+        while self._goes_on():
+            losses = self._run_iterations(self._next_iterations(), on_iteration, should_stop)
             if self.rescue.is_exploded(losses):
                 on_trouble(self._go_back())
             else:
                 on_epoch(self._close_epoch(losses))
+
+    def _goes_on(self) -> bool:
+        is_over = self.is_cut_off or self.current_epoch >= MAX_EPOCHS
+        return not is_over and self._next_iterations() > 0
+
+    def _load_again(self, error: LoadingError) -> str:
+        """Return what to tell the user, unless it happened too often."""
+        self._loading_failures += 1
+        if self._loading_failures > MAX_LOADING_FAILURES:
+            problem = f"In training, {error}, {self._loading_failures} times."
+            fix = (
+                "Most likely the memory ran out: close other programs or take a machine with "
+                "more, then run the same command; it goes on."
+            )
+            raise TrainingError(problem, fix=fix) from error
+        return f"{error}; going on with new ones"
 
     def _go_back(self) -> str:
         """Return to the last good weights with half the rate; return what to tell the user."""
@@ -312,17 +338,14 @@ class BudgetedTrainer(nnUNetTrainer):
             self.progress.iterations += 1
             times.append(self.clock.used_s - started_s)
             on_iteration(self.clock.used_s)
-            if should_stop():
-                if not self.rescue.is_exploded(losses):
-                    self.save_checkpoint(str(self.setup.checkpoint))
-                raise KeyboardInterrupt
+            self.is_cut_off = should_stop()
             is_late = is_overdue(self.clock.left_s, times[-1], self.clock.asked_s)
-            if is_late or not math.isfinite(losses[-1]):
+            if self.is_cut_off or is_late or not math.isfinite(losses[-1]):
                 break
         self.progress.stepping_s += sum(times)
         is_probe, self.progress.is_measured = not self.progress.is_measured, True
         self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
-        if is_probe:
+        if is_probe and not self.is_cut_off:
             # The fastest: a machine that is still warming up must not refuse what it could do.
             self._require_enough_time(min(times))
         return losses
@@ -330,8 +353,9 @@ class BudgetedTrainer(nnUNetTrainer):
     def _close_epoch(self, losses: list[float]) -> Epoch:
         self.rescue.remember(self._bare_network())
         self.current_epoch += 1
-        self._maybe_validate()
-        self._maybe_save()
+        if not self.is_cut_off:
+            self._maybe_validate()
+            self._maybe_save()
         return self._record(float(np.mean(losses)))
 
     def _require_enough_time(self, step_s: float) -> None:
@@ -339,12 +363,16 @@ class BudgetedTrainer(nnUNetTrainer):
             sharing = self.setup.sharing
             needed = 1.5 * sharing * (self.clock.used_s + MIN_ITERATIONS * step_s) / 60
             shared = f" for {sharing} trainings" if sharing > 1 else ""
-            problem = (
-                f"-t {sharing * self.setup.asked_s / 60:g} is too short{shared}: an iteration "
-                f"takes {step_s:.2f} s on this machine just now, and fewer than {MIN_ITERATIONS} "
-                "do not make a model."
-            )
+            has = sharing * self.setup.asked_s / 60
+            too_short = f"-t {has:g} is too short{shared}"
             fix = f"Use -t {math.ceil(needed * 10) / 10:g} at least; ten times that is sensible."
+            if self.setup.by_deadline:
+                too_short = f"The deadline leaves {has:.1f} minutes for training, too few{shared}"
+                fix = f"Put it off by {math.ceil(needed - has)} minutes at least."
+            problem = (
+                f"{too_short}: an iteration takes {step_s:.2f} s on this machine just now, and "
+                f"fewer than {MIN_ITERATIONS} do not make a model."
+            )
             raise BudgetError(problem, fix=fix)
 
     def _record(self, loss: float) -> Epoch:
@@ -470,6 +498,7 @@ class BudgetedTrainer(nnUNetTrainer):
             "patch_size": [int(side) for side in self.configuration_manager.patch_size],
             "average": self.average,
             "used_s": self.clock.used_s,
+            "share": self.clock.share,
             "validation_s": self.progress.validation.spent_s,
             "checkpoints_s": self.progress.checkpoints.spent_s,
         }
@@ -501,7 +530,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.checkpoints = Allowance(CHECKPOINT_SHARE, content["checkpoints_s"])
         axes = content["mirror_axes"]
         self.inference_allowed_mirroring_axes = tuple(axes) if axes else None
-        self.clock.start(used_before_s=content["used_s"])
+        self.clock.start(content["used_s"], content["share"])
 
     def network_state(self) -> dict[str, Any]:
         """Return weights and mirror axes from memory, named as in a checkpoint."""
@@ -556,7 +585,7 @@ class BudgetedTrainer(nnUNetTrainer):
             # Loading takes time that the clock already counts.
             started_s = self.clock.used_s
             self.load_checkpoint(str(self.setup.checkpoint))
-            self.clock.start(used_before_s=self.clock.used_s + started_s)
+            self.clock.start(self.clock.used_s + started_s, self.clock.share)
         self.rescue.remember(self._bare_network())
         trim_history(self.setup.history, self.current_epoch)
 
@@ -649,26 +678,30 @@ class BudgetedTrainer(nnUNetTrainer):
             transforms=transforms,
         )
 
-    def _start_workers(self, loader: nnUNetDataLoader) -> NonDetMultiThreadedAugmenter:
-        workers = loader_count(self.setup.device)
+    def _start_workers(self, loader: nnUNetDataLoader) -> PatchWorkers:
+        count = loader_count(self.setup.device)
         # After an interruption other patches are to come, not the first ones again.
         first = self.setup.seed + 1000 * self.current_epoch
-        augmenter = NonDetMultiThreadedAugmenter(
+        workers = PatchWorkers(
             data_loader=loader,
             transform=None,
-            num_processes=workers,
-            num_cached=max(6, workers // 2),
-            seeds=[first + number for number in range(workers)],
+            num_processes=count,
+            num_cached=max(6, count // 2),
+            seeds=[first + number for number in range(count)],
             pin_memory=self.device.type == "cuda",
             wait_time=0.002,
         )
-        next(augmenter)
-        return augmenter
+        try:
+            next(workers)
+        except BaseException:
+            workers.stop()
+            raise
+        return workers
 
     def stop_workers(self) -> None:
         """End the processes that augment."""
-        if isinstance(self.dataloader_train, NonDetMultiThreadedAugmenter):
-            self.dataloader_train._finish()  # nnU-Net has no other way
+        if isinstance(self.dataloader_train, PatchWorkers):
+            self.dataloader_train.stop()
 
     # --- silence -------------------------------------------------------------------------------
 

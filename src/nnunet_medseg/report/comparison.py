@@ -282,13 +282,16 @@ def _or_empty(value: float | None, unit: float, name: str) -> str:
     return "" if value is None else f"{value / unit:.1f}{name}"
 
 
-def write_comparison(path: Path, comparison: Comparison, entries: Sequence[Entry]) -> None:
+def write_comparison(
+    path: Path, comparison: Comparison, entries: Sequence[Entry], *, mode: int | None = None
+) -> None:
     """Write one row a case and entry, the best first; an empty Dice means that there is none.
 
     Args:
-        path: Where to; readable by the owner only, since a row may name a patient.
+        path: Where to.
         comparison: Of the entries.
         entries: As they were compared.
+        mode: Permission bits; None leaves those of the process.
     """
     by_name = {entry.name: entry for entry in entries}
     labels = list(comparison.standings[0].dice)
@@ -301,4 +304,4 @@ def write_comparison(path: Path, comparison: Comparison, entries: Sequence[Entry
             cells = ["" if math.isnan(one) else f"{one:.6f}" for one in [*dice, mean_dice(dice)]]
             writer.writerow([case, standing.name, *cells])
     # A file name that is no UTF-8 holds half surrogates.
-    write_atomic(path, table.getvalue().encode(errors="backslashreplace"), mode=0o600)
+    write_atomic(path, table.getvalue().encode(errors="backslashreplace"), mode=mode)

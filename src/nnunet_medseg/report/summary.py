@@ -32,8 +32,28 @@ class CaseScore:
 
 def quality_line(manifest: Manifest) -> str:
     """Return in one sentence how good the model is, or why nobody knows."""
+    return f"{_early_end(manifest)}{_measured(manifest)}"
+
+
+def _early_end(manifest: Manifest) -> str:
+    training = manifest.training
+    if not training.ended_early:
+        return ""
+    return (
+        f"Interrupted by {training.ended_early} after {duration(training.used_s)} of "
+        f"{duration(training.asked_s)} asked for: "
+        "the model so far, trained no further. "
+    )
+
+
+def _measured(manifest: Manifest) -> str:
     evaluation = manifest.evaluation
     if evaluation.cases == 0:
+        if evaluation.of_cases:
+            return (
+                f"None of {evaluation.of_cases} held-out cases was measured for lack of time, so "
+                "nobody knows how good the model is."
+            )
         return (
             "Nothing was held out, so nobody knows how good the model is. For a measured Dice "
             "train with -f 0, or call some label maps validate."
@@ -75,6 +95,7 @@ def write_summary(
         "",
         f"Training    {duration(training.used_s)} of {duration(training.asked_s)} asked for, "
         f"{training.iterations} iterations in {training.epochs} epochs",
+        *_deadline_lines(manifest),
         f"            on {training.device} in {training.precision}, seed {training.seed}, "
         f"configuration {manifest.configuration}",
         *_plan_lines(manifest),
@@ -100,6 +121,14 @@ def write_summary(
         manifest.intended_use,
     ]
     write_atomic(path, ("\n".join(lines) + "\n").encode())
+
+
+def _deadline_lines(manifest: Manifest) -> list[str]:
+    planned_s = manifest.training.planned_s
+    is_early = bool(manifest.training.ended_early)
+    if is_early or planned_s is None or planned_s >= manifest.training.asked_s:
+        return []
+    return [f"            the deadline left {duration(planned_s)}"]
 
 
 def _plan_lines(manifest: Manifest) -> list[str]:

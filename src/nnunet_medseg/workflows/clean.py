@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_medseg.errors import UsageError, UserError
-from nnunet_medseg.files import list_files, read_json
+from nnunet_medseg.files import list_files, read_cache
 from nnunet_medseg.run_folder import RunFolder, find_runs, lock, remove_run
 
 __all__ = ["UnfinishedRun", "discard_run", "list_runs", "remove_runs"]
@@ -44,11 +44,11 @@ def _size(folder: Path) -> str:
 
 def discard_run(run: RunFolder) -> None:
     """Remove an unfinished run, and what it had begun to build in the output folder."""
-    if run.delivery_file.exists():
-        hidden = Path(read_json(run.delivery_file)["hidden"])
-        # A delivered model has another name by now; it stays.
-        if hidden.is_dir():
-            shutil.rmtree(hidden)
+    # Empty when it is damaged: nobody knows then which folder was this run's.
+    hidden = read_cache(run.delivery_file).get("hidden")
+    # A delivered model has another name by now; it stays.
+    if hidden is not None and Path(hidden).is_dir():
+        shutil.rmtree(hidden)
     remove_run(run)
 
 

@@ -141,7 +141,8 @@ def compare(  # noqa: PLR0913 public: each option of the command is an argument
         comparison = compare_entries(entries)
         _show(comparison, entries, agreements)
         if result is not None:
-            write_comparison(result, comparison, entries)
+            # A row may name a patient.
+            write_comparison(result, comparison, entries, mode=0o600)
             console.detail(f"the Dice of every case is in {result}")
         log.unlink(missing_ok=True)
     return comparison

@@ -8,17 +8,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_medseg.budget.deadline import MIN_COMMAND_S
 from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.intake import check_extension
 from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.dataset.splits import check_fold
-from nnunet_medseg.errors import UsageError
+from nnunet_medseg.errors import BudgetError, UsageError
 from nnunet_medseg.workflows.variables import AUTO, parse_grid, read_variables
 
 __all__ = [
     "DEFAULT_SEED",
     "Folders",
     "TrainOptions",
+    "check_ends",
     "check_name",
     "parse_renamed",
     "read_train_options",
@@ -133,6 +135,41 @@ def read_train_options(**given: Any) -> TrainOptions:
     return asked
 
 
+def check_ends(deadline: Any, grace: Any) -> tuple[float, float]:
+    """Return a deadline and the grace after SIGTERM in seconds; infinity for no deadline.
+
+    Args:
+        deadline: Minutes, None for none; may be text.
+        grace: Seconds; may be text.
+
+    Raises:
+        UsageError: When one is no such number, or the deadline is too near for anything.
+    """
+    deadline_s, grace_s = math.inf, _number(grace)
+    if not grace_s >= 0:
+        problem = f"--grace {grace} is not a number of seconds."
+        raise UsageError(problem, fix="Give what the scheduler leaves after SIGTERM, as 25.")
+    if deadline is not None:
+        deadline_s = 60 * _number(deadline)
+        if not deadline_s > 0:
+            problem = f"--deadline {deadline} is not a number of minutes."
+            raise UsageError(problem, fix="Give the minutes until all must be over, as 90.")
+        if deadline_s < MIN_COMMAND_S:
+            problem = (
+                f"--deadline {deadline} is too near: planning, proof and delivery of the smallest "
+                f"dataset take about {MIN_COMMAND_S:.0f} s."
+            )
+            raise BudgetError(problem, fix=f"Give --deadline {MIN_COMMAND_S / 60:.1f} at least.")
+    return deadline_s, grace_s
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(str(value).replace(",", "."))
+    except ValueError:
+        return math.nan
+
+
 def variants_of(options: TrainOptions) -> tuple[dict[str, Any], ...]:
     """Return what each variant of a comparison changes; nothing for a single training."""
     return parse_grid(options.vary.split()) if options.vary else ()
@@ -211,10 +248,7 @@ def check_name(name: str) -> str:
 
 
 def _check_minutes(value: Any) -> float:
-    try:
-        minutes = float(str(value).replace(",", "."))
-    except ValueError:
-        minutes = math.nan
+    minutes = _number(value)
     if not 0 < minutes <= MAX_MINUTES:
         problem = f"-t {value} is not a training duration."
         fix = "Give the minutes as a number above 0, for example -t 60 or -t 2.5."

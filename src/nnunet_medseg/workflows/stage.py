@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_medseg import console
 from nnunet_medseg.hardware import Device
 from nnunet_medseg.run_folder import RunFolder, TrainingFolder
+from nnunet_medseg.workflows.ending import Ending
 from nnunet_medseg.workflows.options import Folders, TrainOptions
 
 __all__ = ["Run", "Stage", "Training", "run_stages"]
@@ -26,6 +27,7 @@ class Run:
         options: What was asked for.
         device: What computes.
         store: Where prepared data lies: the run's own folder, or that of a kept dataset.
+        ending: When the command has to be over, and whether it was asked to end early.
     """
 
     folder: RunFolder
@@ -34,6 +36,7 @@ class Run:
     options: TrainOptions
     device: Device
     store: Path
+    ending: Ending = field(default_factory=Ending)
 
 
 @dataclass(frozen=True)

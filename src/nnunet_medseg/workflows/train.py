@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_medseg import console
-from nnunet_medseg.budget.estimate import Workload, evaluation_limit_s, expected_s
+from nnunet_medseg.budget.estimate import evaluation_limit_s, expected_s
 from nnunet_medseg.bundle.build import program_version
 from nnunet_medseg.bundle.manifest import Manifest, read_manifest
-from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.intake import find_dataset, holds_nothing
 from nnunet_medseg.dataset.kept import KeptDataset, find_kept, sweep_kept
 from nnunet_medseg.errors import FolderError, ModelError, ResumeError, UserError
 from nnunet_medseg.files import ListedFile, list_files, read_json
-from nnunet_medseg.hardware import choose_device, core_count
+from nnunet_medseg.hardware import choose_device
 from nnunet_medseg.parallel import warm_up
 from nnunet_medseg.run_folder import (
     Journal,
@@ -29,6 +28,7 @@ from nnunet_medseg.run_folder import (
     sweep,
 )
 from nnunet_medseg.workflows.clean import discard_run
+from nnunet_medseg.workflows.ending import Ending
 from nnunet_medseg.workflows.options import (
     Folders,
     TrainOptions,
@@ -45,7 +45,13 @@ from nnunet_medseg.workflows.stages import (
     reporting,
     training,
 )
-from nnunet_medseg.workflows.stages.common import evaluates_all, trainings_of
+from nnunet_medseg.workflows.stages.common import (
+    ended_early_by,
+    evaluates_all,
+    reference_s,
+    trainings_of,
+    workload,
+)
 from nnunet_medseg.workflows.variables import VARIABLES
 
 __all__ = ["TrainResult", "stages_of", "train"]
@@ -104,6 +110,7 @@ def train(
     *,
     resume: bool = False,
     fresh: bool = False,
+    ending: Ending | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train a model on the one dataset in a folder.
@@ -114,6 +121,7 @@ def train(
         work_folder: Takes work in progress; private.
         resume: Go on with an unfinished run of that name though the options differ, as it began.
         fresh: Discard an unfinished run of that name.
+        ending: When all has to be over, and the grace after SIGTERM; None for no deadline.
         options: Fields of `TrainOptions`; `minutes` is the training duration. On a kept dataset,
             `label`, `image_type` and `extension` are as they were unless they are given.
 
@@ -123,6 +131,7 @@ def train(
     Raises:
         UserError: When something is wrong that the user can put right; nothing was deleted.
     """
+    ending = Ending() if ending is None else ending
     folders = Folders(
         Path(input_folder).absolute(),
         Path(output_folder).absolute(),
@@ -151,7 +160,8 @@ def train(
             if before.options == asked.to_json():
                 console.detail("that was this command; run it again to train once more")
                 return result
-        return _train_in(run_folder, folders, asked, kept, resume=resume)
+        with ending.listening():
+            return _train_in(run_folder, folders, asked, kept, ending, resume=resume)
 
 
 def _kept_dataset(folders: Folders, name: str) -> KeptDataset | None:
@@ -183,6 +193,7 @@ def _train_in(
     folders: Folders,
     asked: TrainOptions,
     kept: KeptDataset | None,
+    ending: Ending,
     *,
     resume: bool,
 ) -> TrainResult:
@@ -203,7 +214,11 @@ def _train_in(
     options = _open(run_folder, dataset_folder, asked, resume=resume)
     console.heading(f"{options.dataset_name}: training for {options.minutes:g} minutes")
     store = run_folder.root if kept is None else kept.root
-    run = Run(run_folder, dataset_folder, folders, options, choose_device(options.device), store)
+    device = choose_device(options.device)
+    run = Run(run_folder, dataset_folder, folders, options, device, store, ending)
+    _reopen(run)
+    if any(name.startswith("train") for name in run_folder.finished_stages()):
+        ending.begin()
     run_stages(stages_of(run), run, _expected_s)
     return _finish(run)
 
@@ -223,14 +238,22 @@ def _expected_s(stage: str, run: Run) -> float | None:
         return None
     kind, _, title = stage.partition(" ")
     training = next((one for one in trainings_of(run) if one.title == title), trainings_of(run)[0])
-    checked = load_checked(run.folder.check_file)
-    held_out = len(checked.folds[training.fold].evaluate)
-    work = Workload(len(checked.cases), checked.megavoxels, held_out, core_count())
+    work = workload(run, training)
     if kind == "evaluate" and training.folder.training_file.exists():
-        a_case_s = float(read_json(training.folder.training_file)["reference_s"])
         limit_s = math.inf if evaluates_all(run) else evaluation_limit_s(training.asked_s)
-        return min(limit_s, work.evaluated * a_case_s)
-    return expected_s(kind, work, training.asked_s)
+        return min(limit_s, work.evaluated * reference_s(run, training), run.ending.left_s)
+    return expected_s(kind, work, min(training.asked_s, run.ending.left_s))
+
+
+def _reopen(run: Run) -> None:
+    """Let trainings go on that an earlier command had ended early, and had not handed over."""
+    if "check" not in run.folder.finished_stages() or delivery.is_delivered(run):
+        return
+    early = [part for part in trainings_of(run) if ended_early_by(part)]
+    for part in early:
+        run.folder.reopen(part.folder)
+    if early:
+        console.detail("an earlier command ended this training early; it goes on")
 
 
 # --- an unfinished run of the same name --------------------------------------------------------
@@ -294,7 +317,9 @@ def _compare(
         for name, value in asked.to_json().items()
         if then[name] != value
     }
-    files: tuple[str, ...] = ()
+    files = run_folder.damaged_files()
+    if files:
+        return before, _Changes(options, files)
     if journal.dataset_folder != str(dataset_folder):
         files = ("the dataset lay in another folder",)
     elif "check" in run_folder.finished_stages():
@@ -316,7 +341,7 @@ def _ask(run_folder: RunFolder, changes: _Changes) -> ResumeError:
     name = run_folder.root.name
     problem = f"There is an unfinished run of {name} that began otherwise: {changes}."
     if changes.files:
-        fix = "Put the files back, or use --fresh to discard that run and start again."
+        fix = "Put that right, or use --fresh to discard that run and start again."
     else:
         fix = "Use --resume to go on with it as it began, or --fresh to discard it and start again."
     return ResumeError(problem, fix=fix)
@@ -336,6 +361,11 @@ def _has_dataset(folder: Path) -> bool:
 
 def _tidy_up(run_folder: RunFolder, folders: Folders) -> TrainResult:
     """Do what a run that was killed after its delivery had left to do."""
+    damaged = run_folder.damaged_files()
+    if damaged:
+        problem = f"An earlier run of that name has delivered its model, and then: {damaged[0]}."
+        fix = "Use --fresh to discard what is left of it; the model and the dataset stay."
+        raise ResumeError(problem, fix=fix)
     journal = run_folder.journal()
     run = Run(
         run_folder,

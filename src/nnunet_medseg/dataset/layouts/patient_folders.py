@@ -6,6 +6,7 @@ channel. Whatever else lies in the folders is left alone.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def _read_patient(
     if problem is not None:
         return problem
     images = sorted(images, key=lambda path: stem_of(path).lower())
-    channels = tuple(_channel_name(path, alone=len(images) == 1) for path in images)
+    channels = _channel_names([stem_of(path) for path in images])
     return Case("", folder.name, tuple(images), labels[0], _is_held_out(labels[0])), channels
 
 
@@ -85,10 +86,20 @@ def _is_held_out(label: Path) -> bool:
     return match is not None and match[1].lower() in HELD_OUT_STEMS
 
 
-def _channel_name(path: Path, *, alone: bool) -> str:
-    match = IMAGE_STEM.match(stem_of(path))
-    name = match["channel"] if match else stem_of(path)
-    return "" if alone else (name or "img")
+def _channel_names(stems: list[str]) -> tuple[str, ...]:
+    """Return what tells the images of a patient apart; nothing for a single one.
+
+    What all of them begin with is the patient's, as in Miller_T1 and Miller_FLAIR, and must not
+    get into a model.
+    """
+    if len(stems) == 1:
+        return ("",)
+    matches = [IMAGE_STEM.match(stem) for stem in stems]
+    if any(matches):
+        return tuple((match and match["channel"]) or "img" for match in matches)
+    common = os.path.commonprefix(stems)  # noqa: RUF071 letter by letter is what is meant
+    start = max(common.rfind(separator) for separator in "_- .") + 1
+    return tuple(stem[start:] or stem for stem in stems)
 
 
 def _pairing_problem(folder: Path, labels: list[Path], images: list[Path]) -> Finding | None:

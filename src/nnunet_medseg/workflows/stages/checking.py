@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from nnunet_medseg import console
+from nnunet_medseg.budget.estimate import (
+    START_AND_REFERENCE_S,
+    Workload,
+    closing_s,
+    expected_s,
+)
 from nnunet_medseg.dataset.checked import Checked, load_checked, save_checked
 from nnunet_medseg.dataset.convert import ConversionJob, convert_cases
 from nnunet_medseg.dataset.inspected import InspectionRecord
@@ -12,11 +19,13 @@ from nnunet_medseg.dataset.kept import INSPECTIONS, find_kept, is_kept
 from nnunet_medseg.dataset.raw_layout import (
     write_description,
 )
-from nnunet_medseg.errors import DatasetError, FolderError
+from nnunet_medseg.errors import BudgetError, DatasetError, FolderError
 from nnunet_medseg.files import ListedFile, list_files, write_json
-from nnunet_medseg.hardware import free_disk_bytes
+from nnunet_medseg.hardware import core_count, free_disk_bytes
 from nnunet_medseg.workflows.check import examine
+from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run
+from nnunet_medseg.workflows.stages.common import MIN_TRAINING_S
 
 # Preprocessed voxels take a float32 and a label of 16 bits; what is converted comes on top.
 DISK_BYTES_A_VOXEL = 10
@@ -47,6 +56,7 @@ def check(run: Run) -> None:
     checked, findings = examine(run.dataset_folder, run.options, record.inspect)
     _require_measure(run, checked)
     _require_disk(run, checked)
+    _require_time(run, checked)
     # What is delivered calls patients by our names only.
     names = {case.source: case.name for case in checked.cases}
     lines = [f"{names.get(item.case, 'dataset')}: {item.message}" for item in findings]
@@ -78,12 +88,33 @@ def _require_measure(run: Run, checked: Checked) -> None:
 def _require_disk(run: Run, checked: Checked) -> None:
     need = checked.megavoxels * 1e6 * DISK_BYTES_A_VOXEL + DISK_RESERVE_BYTES
     free = free_disk_bytes(run.folders.work)
+    console.detail(f"needs about {need / 1e9:.1f} GB of disk, {free / 1e9:.0f} GB are free")
     if free < need:
         problem = (
             f"The disk of {run.folders.work} has {free / 1e9:.1f} GB free; this dataset needs "
             f"about {need / 1e9:.1f} GB while it is trained on."
         )
         raise FolderError(problem, fix="Make room, or name another disk with --work_dir FOLDER.")
+
+
+def _require_time(run: Run, checked: Checked) -> None:
+    """Refuse a deadline that cannot be kept, before anything is made."""
+    if not run.ending.has_deadline:
+        return
+    held_out = len(set(checked.evaluated))
+    work = Workload(len(checked.cases), checked.megavoxels, held_out, core_count())
+    trainings = len(checked.folds) if run.options.fold == "cv" else len(variants_of(run.options))
+    others_s = closing_s(work) + max(1, trainings) * (START_AND_REFERENCE_S + MIN_TRAINING_S)
+    stages = ("convert", "plan", "preprocess")
+    others_s += sum(expected_s(stage, work, 0.0) or 0.0 for stage in stages)
+    left_s = run.ending.left_s
+    if left_s < others_s:
+        problem = (
+            f"The deadline leaves {max(0.0, left_s):.0f} s, and preparing this dataset, the "
+            f"shortest training and the proof take about {others_s:.0f} s."
+        )
+        more = math.ceil((others_s - left_s) / 60)
+        raise BudgetError(problem, fix=f"Put the deadline off by {more} minutes at least.")
 
 
 def convert(run: Run) -> None:

@@ -15,6 +15,7 @@ from nnunet_medseg.bundle.manifest import (
     ComparedFacts,
     EvaluationFacts,
     LabelEntry,
+    Manifest,
     PlanFacts,
     PretrainedFacts,
     SplitFacts,
@@ -42,11 +43,13 @@ from nnunet_medseg.run_folder import RunFolder
 from nnunet_medseg.workflows.options import TrainOptions
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
+    ended_early,
     handed_over,
     make_model,
     make_segmenter,
     precision_of,
     require_dataset,
+    trainings_of,
 )
 
 
@@ -125,7 +128,8 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
     planned = read_json(trainings[0].folder.plan_file)
     quality = read_json(run.folder.quality_file)
     pretrained = quality.get("pretrained")
-    trained_on = {name for split in checked.folds.values() for name in split.train}
+    folds = (checked.folds[training.fold] for training in trainings)
+    trained_on = {name for split in folds for name in split.train}
     return {
         "name": run.options.dataset_name,
         "labels": [
@@ -159,6 +163,11 @@ def _parameters(options: TrainOptions, asked: TrainOptions) -> dict[str, Any]:
     return options.to_json() | {"pretrained": given, "vary": asked.vary}
 
 
+def _asked_for(run: Run, trainings: Sequence[Training]) -> Sequence[Training]:
+    """Return what the minutes were asked for: all folds, though some may have been left out."""
+    return trainings_of(run) if run.options.fold == "cv" else trainings
+
+
 def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
     """Return the training in numbers; those of folds are added up."""
     records = [read_json(training.folder.training_file) for training in trainings]
@@ -168,7 +177,9 @@ def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
 
     used_s = total("used_s")
     return TrainingFacts(
-        asked_s=total("asked_s"),
+        asked_s=sum(each.asked_s for each in _asked_for(run, trainings)),
+        planned_s=total("planned_s"),
+        ended_early=ended_early(run),
         used_s=used_s,
         iterations=int(total("iterations")),
         epochs=int(total("epochs")),
@@ -212,11 +223,19 @@ def verify(run: Run) -> None:
     )
 
 
+def is_delivered(run: Run) -> bool:
+    """Tell whether the model has its name already, also when that is not yet in the journal."""
+    if not run.folder.delivery_file.exists():
+        return False
+    record = read_json(run.folder.delivery_file)
+    return record["target"] is not None and not Path(record["hidden"]).exists()
+
+
 def deliver(run: Run) -> None:
     """Rename the verified folder to its name; an existing one is never overwritten."""
     hidden = _hidden(run)
     record = read_json(run.folder.delivery_file)
-    if not hidden.exists() and record["target"] is not None:
+    if is_delivered(run):
         # Killed between the renaming and the journal.
         return
     number = 1
@@ -268,20 +287,13 @@ def keep(run: Run) -> None:
 def clean(run: Run) -> None:
     """Delete the dataset copy, exactly as it was listed; keep and name all else."""
     target = delivered_folder(run.folder)
-    if read_manifest(target / "model") is None:
+    manifest = read_manifest(target / "model")
+    if manifest is None:
         problem = f"The delivered model in {target} is gone."
         raise FolderError(problem, fix="Nothing was deleted. Use --fresh to train again.")
-    if is_kept(run.dataset_folder):
-        console.detail("the kept dataset stays; medseg forget deletes it")
-        return
-    if run.options.keep_dataset and find_kept(run.folders.work, run.options.dataset_name) is None:
-        console.warn("the dataset could not be kept, so that its copy was left where it is")
-        return
-    if not run.options.delete_input:
-        console.detail("the dataset was left where it is")
-        return
-    if run.options.keep_dataset and find_kept(run.folders.work, run.options.dataset_name) is None:
-        console.detail("the dataset was left where it is, since it is not kept")
+    reason = _reason_to_leave(run, manifest)
+    if reason:
+        console.detail(reason)
         return
     listed = [ListedFile(**item) for item in read_json(run.folder.inventory_file)]
     with console.progress("Deleting the copy", len(listed), "files") as bar:
@@ -296,6 +308,21 @@ def clean(run: Run) -> None:
         kept = delete_listed(run.dataset_folder, listed, keep_root=is_input, on_file=count)
     _remove_empty_parents(run)
     _say_deleted(run, len(present - set(kept)), kept)
+
+
+def _reason_to_leave(run: Run, manifest: Manifest) -> str:
+    """Return why the dataset copy stays where it is; empty when it is deleted."""
+    if not run.dataset_folder.is_dir():
+        return "the dataset copy is not there any more"
+    if is_kept(run.dataset_folder):
+        return "the kept dataset stays; medseg forget deletes it"
+    if run.options.keep_dataset and find_kept(run.folders.work, run.options.dataset_name) is None:
+        return "the dataset could not be kept, so that its copy was left where it is"
+    if not run.options.delete_input:
+        return "the dataset was left where it is"
+    if manifest.training.ended_early:
+        return "the training was ended early, so that the copy was left for another one"
+    return ""
 
 
 def _remove_empty_parents(run: Run) -> None:

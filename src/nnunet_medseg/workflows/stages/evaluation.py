@@ -13,17 +13,25 @@ from typing import Any
 import numpy as np
 
 from nnunet_medseg import console
-from nnunet_medseg.budget.estimate import evaluation_limit_s
+from nnunet_medseg.budget.deadline import EVALUATION_RESERVE
+from nnunet_medseg.budget.estimate import (
+    MIN_EVALUATION_S,
+    START_AND_REFERENCE_S,
+    evaluation_limit_s,
+)
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import RawCase
+from nnunet_medseg.files import read_json
 from nnunet_medseg.report.summary import CaseScore
 from nnunet_medseg.workflows.scoring import score_case
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
     cases_of,
+    closing_time_s,
     evaluates_all,
     make_model,
     make_segmenter,
+    reference_s,
     require_dataset,
     split_of,
     trainings_of,
@@ -46,8 +54,7 @@ def evaluate(run: Run, training: Training) -> None:
     with chatter(run.folder.log_file):
         model = make_model(run, training, read_checkpoint(training.folder.checkpoint_file))
         segmenter = _fast_segmenter(run, model)
-    limit_s = math.inf if evaluates_all(run) else evaluation_limit_s(training.asked_s)
-    _Scoring(run, segmenter, training.folder.evaluation_file, limit_s).score(cases)
+    _Scoring(run, training, segmenter, training.folder.evaluation_file).score(cases)
 
 
 def evaluate_given(run: Run) -> None:
@@ -67,8 +74,8 @@ def evaluate_given(run: Run) -> None:
         return
     with chatter(run.folder.log_file):
         segmenter = _fast_segmenter(run, given.model)
-    limit_s = math.inf if evaluates_all(run) else evaluation_limit_s(training.asked_s)
-    scoring = _Scoring(run, segmenter, run.folder.given_evaluation_file, limit_s, given.index_of)
+    path = run.folder.given_evaluation_file
+    scoring = _Scoring(run, training, segmenter, path, given.index_of)
     scoring.score(
         [
             replace(case, images=tuple(case.images[place] for place in given.channels))
@@ -88,15 +95,16 @@ class _Scoring:
     def __init__(
         self,
         run: Run,
+        training: Training,
         segmenter: Any,
         path: Path,
-        limit_s: float,
         index_of: Mapping[int, int] | None = None,
     ) -> None:
         self._run = run
+        self._training = training
         self._segmenter = segmenter
         self._path = path
-        self._limit_s = limit_s
+        self._was_asked_to_end = run.ending.is_asked()
         self._index_of = index_of
         self._checked = load_checked(run.folder.check_file)
 
@@ -105,16 +113,50 @@ class _Scoring:
         order = np.random.default_rng(self._run.options.seed).permutation(len(cases))
         with console.progress("Evaluating", len(cases), "cases") as bar:
             for case in (cases[place] for place in order if cases[place].name not in done):
-                if done and sum(done.values()) + max(done.values()) > self._limit_s:
-                    console.detail(
-                        f"{len(done)} of {len(cases)} cases in the time; --evaluate_all: all"
-                    )
+                if not self._goes_on(done):
                     break
                 started = time.monotonic()
                 score = self._score(case)
                 done[case.name] = time.monotonic() - started
                 _append_line(self._path, asdict(score) | {"seconds": done[case.name]})
                 bar.update(len(done))
+        if len(done) < len(cases):
+            console.detail(f"{len(done)} of {len(cases)} cases in the time; --evaluate_all: all")
+
+    def _goes_on(self, done: Mapping[str, float]) -> bool:
+        """Tell whether another case fits; the first one always does, unless all has to be over."""
+        next_s = max(done.values(), default=reference_s(self._run, self._training))
+        if next_s > self._left_s():
+            return False
+        return not done or sum(done.values()) + next_s <= self._limit_s()
+
+    def _limit_s(self) -> float:
+        if self._run.ending.is_asked():
+            # Asked for in this evaluation, or in the training, and then measured shortly.
+            return MIN_EVALUATION_S if self._was_asked_to_end else 0.0
+        if evaluates_all(self._run):
+            return math.inf
+        return evaluation_limit_s(self._training.asked_s)
+
+    def _left_s(self) -> float:
+        """Return the seconds until all that follows must begin."""
+        if math.isinf(self._run.ending.left_s):
+            return math.inf
+        left_s = self._run.ending.left_s - closing_time_s(self._run, self._training)
+        if self._run.ending.is_asked():
+            return left_s
+        record_file = self._training.folder.training_file
+        if not record_file.exists():
+            # The model that a training is to start from: most of the time is for the training.
+            return EVALUATION_RESERVE * left_s
+        record = read_json(record_file)
+        each_s: float = record["planned_s"] + START_AND_REFERENCE_S + record["reference_s"]
+        later = [
+            training
+            for training in trainings_of(self._run)
+            if not training.folder.evaluation_file.exists()
+        ]
+        return left_s - len(later) * each_s * (1.0 + EVALUATION_RESERVE)
 
     def _score(self, case: RawCase) -> CaseScore:
         labels, log = self._checked.labels, self._run.folder.log_file

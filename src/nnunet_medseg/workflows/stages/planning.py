@@ -36,6 +36,7 @@ from nnunet_medseg.workflows.stages.common import (
     require_dataset,
     split_of,
     training_setup,
+    training_time_s,
     trainings_of,
     watched_cases,
 )
@@ -103,7 +104,8 @@ def _measure_cases(run: Run) -> None:
 def _plan_for_time(run: Run, training: Training) -> Any:
     from nnunet_medseg.nnunet.environment import chatter
 
-    limit_s, started = measuring_limit_s(training.asked_s), time.monotonic()
+    asked_s = training_time_s(run, training)
+    limit_s, started = measuring_limit_s(asked_s), time.monotonic()
     speeds = _Speeds(run)
     with (
         console.progress("Measuring steps", limit_s, None) as bar,
@@ -119,7 +121,7 @@ def _plan_for_time(run: Run, training: Training) -> Any:
         task = PlanTask(
             DATASET_NAME,
             describe_json(run.folder.raw),
-            training_setup(run, training, Recipe(), run.folder.root),
+            training_setup(run, training, Recipe(), run.folder.root, asked_s),
             read_smallest_object_mm3(run.folder.dataset) if is_free else None,
             _wish_of(training.options),
             speeds.known,
@@ -209,6 +211,18 @@ def preprocess(run: Run) -> None:
             console.detail("this plan has other voxels than those kept; they are prepared as well")
         names = {name for training in sharing for name in _needed(run, training)}
         _preprocess_into(run, folder, sharing[0], names)
+
+
+def preprocess_again(run: Run, training: Training) -> None:
+    """Preprocess those cases again whose files are missing or damaged, as by a disk that failed."""
+    from nnunet_medseg.nnunet.cases import PreprocessedCases, discard_damaged
+
+    folder = prepared_folder(run, training)
+    discard_damaged(folder)
+    missing = _needed(run, training) - set(PreprocessedCases.get_identifiers(str(folder)))
+    if missing:
+        console.warn(f"{len(missing)} preprocessed cases are missing or damaged, and made again")
+        preprocess(run)
 
 
 def _needed(run: Run, training: Training) -> set[str]:

@@ -22,7 +22,7 @@ from nnunet_medseg.nnunet.plans import channel_names
 from nnunet_medseg.run_folder import DATASET_NAME
 from nnunet_medseg.workflows.options import parse_renamed
 from nnunet_medseg.workflows.stage import Run, Training
-from nnunet_medseg.workflows.stages.common import recipe_of, training_setup
+from nnunet_medseg.workflows.stages.common import recipe_of, training_setup, training_time_s
 from nnunet_medseg.workflows.variables import AUTO
 
 __all__ = ["Given", "given_model", "plan_from_model", "read_given"]
@@ -165,18 +165,14 @@ def plan_from_model(run: Run, training: Training) -> None:
         write_plans(training.folder.root, plans)
         _warn_of_normalization(run, plans, own)
         write_checkpoint(training.folder.start_file, {"network_weights": moved.weights})
-        setup = training_setup(run, training, Recipe(), run.folder.root)
+        asked_s = training_time_s(run, training)
+        setup = training_setup(run, training, Recipe(), run.folder.root, asked_s)
         step_s = measure_step(plans, name, description, setup)
-    steps = steps_that_fit(training.asked_s, step_s)
-    reason = f"the plan is the model's; about {steps} steps of it fit into {training.minutes:g} min"
-    console.detail(reason)
-    total = moved.transferred + moved.adapted + moved.initialised
-    lines = [
-        f"{moved.transferred:,} of {total:,} parameters are the model's, {moved.adapted:,} are "
-        f"adapted, {moved.initialised:,} are new",
-        *moved.lines,
-    ]
-    for line in lines:
+    steps = steps_that_fit(asked_s, step_s)
+    minutes = f"{round(asked_s / 60, 2):g} min"
+    reason = f"the plan is the model's; about {steps} steps of it fit into {minutes}"
+    lines = _describe_transfer(moved)
+    for line in (reason, *lines):
         console.detail(line)
     write_json(
         training.folder.plan_file,
@@ -194,6 +190,15 @@ def plan_from_model(run: Run, training: Training) -> None:
             },
         },
     )
+
+
+def _describe_transfer(moved: Any) -> list[str]:
+    total = moved.transferred + moved.adapted + moved.initialised
+    first = (
+        f"{moved.transferred:,} of {total:,} parameters are the model's, {moved.adapted:,} are "
+        f"adapted, {moved.initialised:,} are new"
+    )
+    return [first, *moved.lines]
 
 
 def _warn_of_normalization(run: Run, plans: dict[str, Any], own: dict[str, Any]) -> None:

@@ -124,7 +124,7 @@ def _verdict(run: Run, comparison: Comparison) -> str:
             for name, shown in _variant_names(run).items()
             if run.folder.training(name).failed_file.exists()
         ]
-        text = f" Failed: {', '.join(failed)}." if failed else ""
+        text = f" Failed or left out: {', '.join(failed)}." if failed else ""
         return f"{comparison.verdict} {FLATTERED}{text}"
     dice = {item.name: item.mean.mean for item in comparison.standings}
     shared = ", ".join(comparison.standings[0].dice)
@@ -157,7 +157,8 @@ def _entries(run: Run) -> list[Entry]:
     if run.options.pretrained is None:
         return []
     tuned, *scratch = trainings_of(run)
-    entries = [_entry(TUNED, tuned), *(_entry(SCRATCH, training) for training in scratch)]
+    entries = [_entry(TUNED, tuned)]
+    entries += [_entry(SCRATCH, one) for one in scratch if one.folder.training_file.exists()]
     given = read_scores(run.folder.given_evaluation_file)
     if given:
         # Only what the given model can say.

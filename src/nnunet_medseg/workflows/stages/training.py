@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,32 +9,31 @@ from typing import Any
 import numpy as np
 
 from nnunet_medseg import console
+from nnunet_medseg.budget.epochs import MIN_ITERATIONS
 from nnunet_medseg.budget.estimate import evaluation_limit_s
 from nnunet_medseg.budget.recipe import Recipe
-from nnunet_medseg.dataset.checked import load_checked
-from nnunet_medseg.dataset.raw_layout import (
-    RawCase,
-    describe_json,
-)
-from nnunet_medseg.dataset.splits import Split
+from nnunet_medseg.dataset.raw_layout import describe_json
 from nnunet_medseg.errors import BudgetError, TrainingError
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.hardware import held_memory_bytes
-from nnunet_medseg.workflows.interrupt import InterruptFlag
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
-    cases_of,
+    closing_time_s,
     evaluates_all,
     make_model,
     make_segmenter,
     precision_of,
     prepared_folder,
+    reference_case,
+    reference_s,
     require_dataset,
     split_of,
     training_setup,
+    training_time_s,
     trainings_of,
 )
+from nnunet_medseg.workflows.stages.planning import preprocess_again
 
 
 def train_variant(run: Run, training: Training) -> None:
@@ -48,8 +46,66 @@ def train_variant(run: Run, training: Training) -> None:
 
 
 def train(run: Run, training: Training) -> None:
-    """Train until the time is over; write hashes and a reference segmentation of the result."""
+    """Train until the time is over; write hashes and a reference segmentation of the result.
+
+    A training that is cut off is as good as finished when it has made a model and no other
+    training of the run is finished; otherwise it is left out, and so is one that has not begun.
+    """
+    if run.ending.is_asked():
+        _leave_out(run, training, "not begun when the run was ended early")
+        return
+    trainer = _make_trainer(run, training)
+    _announce(run, training, trainer.clock.asked_s)
+    memory_bytes = _train_with_bar(run, trainer)
+    _say_speed(trainer)
+    if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
+        _leave_out(run, training, "cut off when the run was ended early")
+        return
+    _record_training(run, training, trainer, memory_bytes)
+
+
+def _leave_out(run: Run, training: Training, problem: str) -> None:
+    console.warn(f"{training.title}: {problem}")
+    cause = run.ending.cause
+    write_json(training.folder.failed_file, {"problem": problem, "ended_early": cause})
+
+
+def _is_worth_it(run: Run, training: Training, trainer: Any) -> bool:
+    """Tell whether a training that was cut off is handed over; stop when there is nothing at all.
+
+    Raises:
+        KeyboardInterrupt: When there is no model, or no time to hand one over.
+    """
+    run.ending.stop_if_hung_up()
+    others = [other for other in trainings_of(run) if other.folder.training_file.exists()]
+    if others:
+        _require_time_to_close(run, others[0], 0.0)
+        return False
+    if trainer.progress.iterations < MIN_ITERATIONS:
+        console.detail(f"too early for a model: {trainer.progress.iterations} iterations")
+        run.ending.stop()
+    _require_time_to_close(run, training, reference_s(run, training))
+    share = trainer.clock.share
+    console.warn(
+        f"ended early by {run.ending.cause} at {share:.0%} of the training; the model so far is "
+        "handed over. To stop at once and go on another time: Ctrl-C again"
+    )
+    return True
+
+
+def _require_time_to_close(run: Run, training: Training, more_s: float) -> None:
+    needed_s = closing_time_s(run, training) + more_s
+    if needed_s > run.ending.left_s:
+        console.detail(
+            f"a model would take about {needed_s:.0f} s to be handed over, and there are "
+            f"{max(0.0, run.ending.left_s):.0f} s: what was trained is kept (see --grace)"
+        )
+        run.ending.stop()
+
+
+def _make_trainer(run: Run, training: Training) -> Any:
     from nnunet_medseg.nnunet.environment import chatter
+    from nnunet_medseg.nnunet.history import read_history
 
     with chatter(run.folder.log_file):
         from nnunet_medseg.nnunet.planning import configuration_of
@@ -57,12 +113,11 @@ def train(run: Run, training: Training) -> None:
 
         plans, configuration = configuration_of(training.folder.root)
         recipe = Recipe(**read_json(training.folder.plan_file)["recipe"])
-        setup = training_setup(run, training, recipe, prepared_folder(run, training))
-        trainer = make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
-    _announce(run, training)
-    memory_bytes = _train_with_bar(run, training, trainer)
-    _say_speed(trainer)
-    _record_training(run, training, trainer, memory_bytes)
+        history = read_history(training.folder.history_file)
+        asked_s = training_time_s(run, training, history[-1].used_s if history else 0.0)
+        preprocess_again(run, training)
+        setup = training_setup(run, training, recipe, prepared_folder(run, training), asked_s)
+        return make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
 
 
 def _say_speed(trainer: Any) -> None:
@@ -75,25 +130,27 @@ def _say_speed(trainer: Any) -> None:
     )
 
 
-def _announce(run: Run, training: Training) -> None:
+def _announce(run: Run, training: Training, asked_s: float) -> None:
     from nnunet_medseg.nnunet.history import read_history
     from nnunet_medseg.nnunet.trainer import will_compile
 
     precision = precision_of(run)
-    compiled = (
-        ", compiled first, which takes minutes"
-        if will_compile(run.device, training.asked_s)
-        else ""
-    )
+    compiled = ", compiled first, which takes minutes" if will_compile(run.device, asked_s) else ""
     console.detail(f"training on {run.device.name} in {precision}{compiled}")
     if run.device.kind == "cpu" and training.name == trainings_of(run)[0].name:
         console.detail("a GPU does many times as many iterations in the same minutes")
     used_s = max(
         (epoch.used_s for epoch in read_history(training.folder.history_file)), default=0.0
     )
-    end = datetime.now().astimezone() + timedelta(seconds=training.asked_s - used_s)
+    if asked_s < training.asked_s:
+        minutes = f"{asked_s / 60:.1f} of the {training.minutes:g} minutes"
+        console.detail(f"the deadline leaves {minutes} that were asked for")
+    now = datetime.now().astimezone()
+    end = now + timedelta(seconds=asked_s - used_s)
     text = f"training ends at {end:%H:%M:%S}"
-    if split_of(run, training).evaluate:
+    if run.ending.has_deadline:
+        text += f", all else by {now + timedelta(seconds=run.ending.left_s):%H:%M:%S}"
+    elif split_of(run, training).evaluate:
         limit = end + timedelta(seconds=evaluation_limit_s(training.asked_s))
         text += f", evaluation by {limit:%H:%M:%S} at the latest, the rest in about half a minute"
         if evaluates_all(run):
@@ -110,6 +167,9 @@ def _announce_others(run: Run, training: Training, end: datetime) -> None:
         return
     changes = variants_of(run.options)[place - 1 : place]
     about = "".join(f" {name}={value}" for one in changes for name, value in one.items())
+    if run.ending.has_deadline:
+        console.detail(f"{training.title}{about}: {place} of {len(all_of_them)}")
+        return
     last = end + timedelta(seconds=sum(other.asked_s for other in all_of_them[place:]))
     console.detail(
         f"{training.title}{about}: {place} of {len(all_of_them)}; the last training ends at "
@@ -117,12 +177,12 @@ def _announce_others(run: Run, training: Training, end: datetime) -> None:
     )
 
 
-def _train_with_bar(run: Run, training: Training, trainer: Any) -> int:
+def _train_with_bar(run: Run, trainer: Any) -> int:
     """Train; return the most memory that was held at the end of an epoch, in bytes."""
     from nnunet_medseg.nnunet.environment import chatter
     from nnunet_medseg.nnunet.history import Epoch
 
-    asked_s = training.asked_s
+    asked_s = trainer.clock.asked_s
     notes = ["starting"]
     # A GPU forgets by that what an earlier training held.
     held_memory_bytes(run.device)
@@ -138,14 +198,14 @@ def _train_with_bar(run: Run, training: Training, trainer: Any) -> int:
         )
 
     with (
-        InterruptFlag() as interrupt,
+        run.ending.training(),
         console.progress("Training", asked_s, None) as bar,
         chatter(run.folder.log_file),
     ):
         trainer.run_training(
             lambda used_s: bar.update(min(used_s, asked_s), notes[0]),
             on_epoch,
-            interrupt.is_set,
+            run.ending.is_asked,
             console.warn,
         )
     return max(held_bytes)
@@ -173,6 +233,8 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
     content = read_checkpoint(training.folder.checkpoint_file)
     record = {
         "asked_s": training.asked_s,
+        "planned_s": trainer.clock.asked_s,
+        "ended_early": run.ending.cause if trainer.is_cut_off else "",
         "used_s": content["used_s"],
         "iterations": content["iterations"],
         "epochs": content["epoch"],
@@ -202,10 +264,3 @@ def _keep_what_fitted(training: Training, trainer: Any) -> None:
         shown = " x ".join(str(side) for side in patch)
         smaller = f"; for lack of memory patch {shown}, batch {batch}"
         write_json(training.folder.plan_file, planned | {"plan": planned["plan"] + smaller})
-
-
-def reference_case(run: Run, split: Split) -> RawCase:
-    """Return the smallest case: it is predicted twice more, once in the proof."""
-    facts = {item.name: item for item in load_checked(run.folder.check_file).facts}
-    cases = cases_of(run, split.evaluate or split.train)
-    return min(cases, key=lambda case: math.prod(facts[case.name].shape))

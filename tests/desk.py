@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nnunet_medseg.phantom import PhantomSpec, write_patient_folders
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[1]
 SPEC = PhantomSpec(shape=(16, 32, 32))
 # Names that nobody invents by chance, to be looked for in what is delivered.
 PATIENTS = ("Zwetschgenbaum Änne", "0815471199", "O'Hanrahan-Quist")

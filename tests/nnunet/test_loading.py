@@ -1,0 +1,74 @@
+"""The processes that load patches: dead, hanging, and started again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from nnunet_medseg.nnunet import loading
+from nnunet_medseg.nnunet.loading import LoadingError, PatchWorkers
+
+
+class Numbers:
+    """A loader whose batches are numbers."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def set_thread_id(self, _: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def __next__(self) -> dict[str, int]:
+        self.number += 1
+        return {"number": self.number}
+
+
+@pytest.fixture
+def workers():
+    made = PatchWorkers(Numbers(), None, 1, num_cached=2, seeds=[0], wait_time=0.002)
+    yield made
+    made.stop()
+
+
+def exhaust(workers: PatchWorkers) -> None:
+    """Take all that was loaded ahead, and go on until nothing comes."""
+    while True:
+        next(workers)
+
+
+def test_batches_come_in_order_from_one_process(workers):
+    assert [next(workers)["number"] for _ in range(5)] == [1, 2, 3, 4, 5]
+
+
+# The thread of batchgenerators that watches the processes says so by an error of its own.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_killed_process_is_an_error_and_no_endless_wait(workers):
+    next(workers)
+    os.kill(workers._processes[0].pid, signal.SIGKILL)
+
+    with pytest.raises(LoadingError):
+        exhaust(workers)
+
+
+def test_a_hanging_process_is_an_error_when_it_takes_far_longer_than_before(workers, monkeypatch):
+    monkeypatch.setattr(loading, "MIN_WAIT_S", 0.3)
+    next(workers)
+    os.kill(workers._processes[0].pid, signal.SIGSTOP)
+
+    with pytest.raises(LoadingError):
+        exhaust(workers)
+
+
+def test_a_hanging_process_that_ignores_sigterm_is_ended(workers):
+    next(workers)
+    os.kill(workers._processes[0].pid, signal.SIGSTOP)
+    started = time.monotonic()
+
+    workers.stop()
+
+    assert multiprocessing.active_children() == []
+    assert time.monotonic() - started < 8
