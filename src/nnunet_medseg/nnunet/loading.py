@@ -6,11 +6,20 @@ training that waits for ever; none outlives the training.
 
 from __future__ import annotations
 
+import multiprocessing
+import threading
 import time
+from multiprocessing.sharedctypes import RawValue
 from queue import Empty
+from queue import Queue as ThreadQueue
 from typing import Any
 
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
+import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import (
+    NonDetMultiThreadedAugmenter,
+    producer,
+    results_loop,
+)
 
 __all__ = ["LoadingError", "PatchWorkers"]
 
@@ -23,10 +32,49 @@ class LoadingError(RuntimeError):
     """A process that loads patches has ended or hangs."""
 
 
+class _Flag:
+    """An event that all processes see, without a lock.
+
+    The event of multiprocessing takes a lock to be looked at; a process that is killed in that
+    moment keeps it, and every other one waits for ever.
+    """
+
+    def __init__(self) -> None:
+        self._value = RawValue("b", 0)
+
+    def set(self) -> None:
+        """Raise the flag."""
+        self._value.value = 1
+
+    def is_set(self) -> bool:
+        """Tell whether the flag is raised."""
+        return bool(self._value.value)
+
+
 class PatchWorkers(NonDetMultiThreadedAugmenter):
     """The processes of batchgenerators, with an end to waiting for them."""
 
     _limit_s = FIRST_WAIT_S
+
+    def _start(self) -> None:
+        """Start the processes, as batchgenerators does, with flags in place of its events."""
+        self._queue: Any = multiprocessing.Queue(self.num_cached)
+        self.results_loop_queue: ThreadQueue[Any] = ThreadQueue(self.num_cached)
+        self.abort_event, self.pause_event = _Flag(), _Flag()
+        flags = (self.abort_event, self.pause_event, self.wait_time)
+        for number, seed in enumerate(self.seeds):
+            work = (self._queue, self.generator, self.transform, number, seed, *flags)
+            process = multiprocessing.Process(target=producer, args=work, daemon=True)
+            self._processes.append(process)
+            process.start()
+        gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
+        queues = (self._queue, self.results_loop_queue)
+        rest = (self.abort_event, self.pin_memory, self._processes, gpu, self.wait_time)
+        self.results_loop_thread = threading.Thread(
+            target=results_loop, args=(*queues, *rest), daemon=True
+        )
+        self.results_loop_thread.start()
+        self.initialized = True
 
     def __next__(self) -> Any:
         """Return the next batch.
@@ -37,7 +85,7 @@ class PatchWorkers(NonDetMultiThreadedAugmenter):
         if not self.initialized:
             self._start()
         started = time.monotonic()
-        while not self.abort_event.is_set():
+        while not self.abort_event.is_set() and all(map(_is_alive, self._processes)):
             try:
                 batch = self.results_loop_queue.get(timeout=self.wait_time)
             except Empty:
@@ -61,4 +109,12 @@ class PatchWorkers(NonDetMultiThreadedAugmenter):
         for process in self._processes:
             # One that was stopped by a signal hears no polite request.
             process.kill()
+        if self._queue is not None:
+            # One may have been killed in sending a batch: without a writer left the reader sees an
+            # end, where it would wait for the rest for ever.
+            self._queue._writer.close()
         self._finish()
+
+
+def _is_alive(process: multiprocessing.Process) -> bool:
+    return process.is_alive()
