@@ -178,23 +178,11 @@ class RunFolder:
         journal.options = options
         self._write(journal)
 
-    def forget(self, stage: str) -> None:
-        """Take a stage out of the journal, so that it runs again."""
+    def forget(self, *stages: str) -> None:
+        """Take stages out of the journal, so that they run again."""
         journal = self.journal()
-        journal.stages = [record for record in journal.stages if record.name != stage]
+        journal.stages = [record for record in journal.stages if record.name not in stages]
         self._write(journal)
-
-    def reopen(self, training: TrainingFolder) -> None:
-        """Let a training go on from its checkpoint; take it and all after it out of the journal."""
-        journal = self.journal()
-        names = [record.name for record in journal.stages]
-        first = next((place for place, name in enumerate(names) if name.startswith("train")), None)
-        journal.stages = [
-            record for place, record in enumerate(journal.stages) if first is None or place < first
-        ]
-        self._write(journal)
-        for path in (training.training_file, training.failed_file, training.evaluation_file):
-            path.unlink(missing_ok=True)
 
     def forget_plans(self) -> None:
         """Take planning and all that follows out of the journal, with the trainings."""

@@ -12,19 +12,23 @@ from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.checked import Checked, Wishes, check_dataset, load_checked, save_checked
 from nnunet_medseg.dataset.intake import read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
+from nnunet_medseg.errors import BudgetError
 from nnunet_medseg.files import list_files, read_json, write_json
 from nnunet_medseg.hardware import Device
 from nnunet_medseg.run_folder import Journal, RunFolder
+from nnunet_medseg.workflows.ending import Ending
 from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
 from nnunet_medseg.workflows.stage import Run
 from nnunet_medseg.workflows.stages.common import (
     content_key,
+    ended_early,
     evaluates_all,
     handed_over,
     split_of,
+    training_time_s,
     trainings_of,
 )
-from nnunet_medseg.workflows.train import stages_of
+from nnunet_medseg.workflows.train import _reopen, stages_of
 
 CPU = Device("cpu", 0, "CPU", has_fast_bf16=False)
 
@@ -290,3 +294,130 @@ def test_options_of_a_run_come_back_from_its_journal():
     options = read_train_options(vary=VARY, fold="0", batch_size="4", spacing="1x1x1")
 
     assert TrainOptions(**options.to_json()) == options
+
+
+# --- trainings that were ended early -----------------------------------------------------------
+
+
+def finish(run: Run, *stages: str) -> None:
+    for stage in stages:
+        with run.folder.recording(stage):
+            pass
+
+
+def end_early(run: Run, *causes: str) -> None:
+    """Leave what a command leaves that was ended early: trained for "", left out for a cause."""
+    for training, cause in zip(trainings_of(run), causes, strict=True):
+        training.folder.root.mkdir()
+        training.folder.evaluation_file.touch()
+        if cause:
+            record = {"problem": "cut off", "ended_early": cause}
+            write_json(training.folder.failed_file, record)
+        else:
+            write_json(training.folder.training_file, {"ended_early": "", "reference_s": 1.0})
+        finish(run, f"train {training.title}", f"evaluate {training.title}")
+
+
+def test_folds_that_were_left_out_are_not_handed_over(tmp_path):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    end_early(run, "", "", "SIGTERM", "SIGTERM", "SIGTERM")
+
+    assert handed_over_by(run) == ["fold_0", "fold_1"]
+    assert ended_early(run) == "SIGTERM"
+
+
+def test_the_same_command_goes_on_with_the_folds_that_were_left_out_only(tmp_path):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    finish(run, "check", "preprocess")
+    end_early(run, "", "", "Ctrl-C", "Ctrl-C", "Ctrl-C")
+    finish(run, "report", "bundle")
+
+    _reopen(run)
+
+    assert list(run.folder.finished_stages()) == [
+        "check",
+        "preprocess",
+        *(f"{verb} fold {fold}" for fold in (0, 1) for verb in ("train", "evaluate")),
+    ]
+    assert handed_over_by(run) == [f"fold_{fold}" for fold in range(5)]
+    assert ended_early(run) == ""
+
+
+def test_a_model_that_has_its_name_already_is_not_trained_further(tmp_path):
+    run = make_run(tmp_path, fold="0")
+    finish(run, "check")
+    (training,) = trainings_of(run)
+    training.folder.root.mkdir()
+    write_json(training.folder.training_file, {"ended_early": "Ctrl-C"})
+    finish(run, "train", "evaluate", "report", "bundle", "verify")
+    # Killed between the renaming and the journal.
+    record = {"hidden": str(tmp_path / "gone"), "target": str(tmp_path / "out" / "M")}
+    write_json(run.folder.delivery_file, record)
+
+    _reopen(run)
+
+    assert "train" in run.folder.finished_stages()
+    assert training.folder.training_file.exists()
+
+
+# --- a deadline --------------------------------------------------------------------------------
+
+
+def with_deadline(run: Run, seconds: float) -> Run:
+    return replace(run, ending=Ending(seconds, now=lambda: 0.0))
+
+
+def test_without_a_deadline_a_training_takes_what_was_asked_for(tmp_path):
+    run = make_run(tmp_path, minutes="10")
+
+    assert training_time_s(run, trainings_of(run)[0]) == 600
+
+
+def test_a_far_deadline_changes_nothing_and_a_near_one_shrinks_the_training(tmp_path):
+    run = make_run(tmp_path, minutes="10")
+    (training,) = trainings_of(run)
+
+    assert training_time_s(with_deadline(run, 6000), training) == 600
+    assert 30 < training_time_s(with_deadline(run, 100), training) < 90
+
+
+def test_finished_stages_leave_more_of_the_deadline(tmp_path):
+    run = with_deadline(make_run(tmp_path, minutes="10"), 100)
+    (training,) = trainings_of(run)
+    before = training_time_s(run, training)
+
+    finish(run, "convert", "plan", "preprocess")
+
+    assert training_time_s(run, training) > before + 5
+
+
+def test_folds_share_what_a_deadline_leaves(tmp_path):
+    run = with_deadline(make_run(tmp_path, cases=6, fold="cv", minutes="100"), 400)
+    finish(run, "convert", "plan", "preprocess")
+    first, *_, last = trainings_of(run)
+    shared = training_time_s(run, first)
+    for training in trainings_of(run)[:-1]:
+        training.folder.root.mkdir()
+        training.folder.evaluation_file.touch()
+
+    assert 5 * shared < 400
+    assert training_time_s(run, last) > 4 * shared
+
+
+def test_a_deadline_that_leaves_nothing_is_refused_with_the_fix(tmp_path):
+    run = with_deadline(make_run(tmp_path), 15)
+
+    with pytest.raises(BudgetError, match="leaves 15 s") as refused:
+        training_time_s(run, trainings_of(run)[0])
+
+    assert "--deadline" in refused.value.fix
+
+
+def test_time_used_before_an_interruption_comes_on_top(tmp_path):
+    run = with_deadline(make_run(tmp_path, minutes="10"), 100)
+    (training,) = trainings_of(run)
+
+    fresh = training_time_s(run, training)
+
+    assert training_time_s(run, training, used_s=60.0) == pytest.approx(fresh + 60)
+    assert training_time_s(with_deadline(run, 1.0), training, used_s=600.0) == 600

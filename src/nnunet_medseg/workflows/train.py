@@ -249,9 +249,15 @@ def _reopen(run: Run) -> None:
     """Let trainings go on that an earlier command had ended early, and had not handed over."""
     if "check" not in run.folder.finished_stages() or delivery.is_delivered(run):
         return
-    early = [part for part in trainings_of(run) if ended_early_by(part)]
+    trainings = trainings_of(run)
+    early = [part for part in trainings if ended_early_by(part)]
     for part in early:
-        run.folder.reopen(part.folder)
+        suffix = f" {part.title}" if len(trainings) > 1 else ""
+        # First the journal: a training without its files is done again, but not the other way.
+        run.folder.forget(f"train{suffix}", f"evaluate{suffix}", "report", "bundle", "verify")
+        files = (part.folder.evaluation_file, part.folder.training_file, part.folder.failed_file)
+        for path in files:
+            path.unlink(missing_ok=True)
     if early:
         console.detail("an earlier command ended this training early; it goes on")
 

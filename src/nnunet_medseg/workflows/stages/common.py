@@ -218,6 +218,9 @@ def reference_s(run: Run, training: Training) -> float:
 def closing_time_s(run: Run, training: Training) -> float:
     """Return how long it takes from the last evaluation to the end of the command."""
     proof_s = 0.0 if training.folder.failed_file.exists() else reference_s(run, training)
+    if run.options.fold == "cv":
+        # All folds segment the case, before the proof and in it.
+        proof_s *= 2 * len(trainings_of(run))
     return closing_s(workload(run, training)) + proof_s
 
 
@@ -232,7 +235,7 @@ def training_time_s(run: Run, training: Training, used_s: float = 0.0) -> float:
     Raises:
         BudgetError: When the deadline leaves nothing.
     """
-    if not run.ending.has_deadline:
+    if not run.ending.has_deadline or used_s >= training.asked_s:
         return training.asked_s
     work, finished = workload(run, training), run.folder.finished_stages()
     coming = [each for each in trainings_of(run) if not each.folder.evaluation_file.exists()]

@@ -41,6 +41,9 @@ def report(run: Run) -> None:
     from scratch the training itself.
     """
     checked = load_checked(run.folder.check_file)
+    for path in run.folder.report.iterdir():
+        # Of an earlier command, which had ended the trainings early.
+        path.unlink()
     comparison = _compare(run)
     if run.options.vary:
         write_json(run.folder.chosen_file, {"training": _choose(run, comparison)})
@@ -108,8 +111,7 @@ def _choose(run: Run, comparison: Comparison | None) -> str:
         first = read_json(failed[0].folder.failed_file)["problem"]
         for training in failed:
             # The same command tries again.
-            run.folder.forget(f"train {training.title}")
-            run.folder.forget(f"evaluate {training.title}")
+            run.folder.forget(f"train {training.title}", f"evaluate {training.title}")
             training.folder.failed_file.unlink()
         problem = f"No variant could be trained and measured. The first: {first}"
         raise TrainingError(problem, fix="Start again with --fresh, more minutes or other values.")

@@ -77,7 +77,11 @@ def _is_worth_it(run: Run, training: Training, trainer: Any) -> bool:
         KeyboardInterrupt: When there is no model, or no time to hand one over.
     """
     run.ending.stop_if_hung_up()
-    others = [other for other in trainings_of(run) if other.folder.training_file.exists()]
+    others = [
+        other
+        for other in trainings_of(run)
+        if other.name != training.name and other.folder.training_file.exists()
+    ]
     if others:
         _require_time_to_close(run, others[0], 0.0)
         return False
