@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from nnunet_medseg.errors import TrainingError
-from nnunet_medseg.signals import handled
 
 __all__ = ["die_with_parent", "map_in_workers", "run_in_fresh_process", "warm_up"]
 
@@ -78,16 +77,6 @@ def _context() -> BaseContext:
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
 
 
-@contextmanager
-def _born_deaf(*names: str) -> Iterator[None]:
-    """Let processes that are started here ignore signals from their first moment on.
-
-    A terminal sends Ctrl-C to all of them, and one that is still importing would print a traceback.
-    """
-    with handled((*UNHEARD, *names), signal.SIG_IGN):
-        yield
-
-
 def warm_up(modules: Sequence[str]) -> None:
     """Import modules in the fork server, in the background, for the workers to come.
 
@@ -99,7 +88,7 @@ def warm_up(modules: Sequence[str]) -> None:
     from multiprocessing import forkserver
 
     context.set_forkserver_preload(list(modules))
-    with _born_deaf():
+    with _signals_later():
         forkserver.ensure_running()
 
 
@@ -181,7 +170,10 @@ def _kill(pool: ProcessPoolExecutor) -> None:
 
 @contextmanager
 def _signals_later() -> Iterator[None]:
-    """Let signals wait: a worker that is cut off in its start prints a traceback."""
+    """Let signals wait, for good in the processes that are started here.
+
+    A terminal sends Ctrl-C to all of them, and one that is still importing would print a traceback.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -211,7 +203,7 @@ def run_in_fresh_process(
     pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log, True))
     with pool:
         # Also to SIGTERM: within its grace a model is proved and handed over.
-        with _born_deaf("SIGTERM"):
+        with _signals_later():
             result = pool.submit(function, argument)
         try:
             result.exception()

@@ -161,6 +161,8 @@ class RunFolder:
         tables += [*self.raw.glob("*/*.json"), *self.root.glob("fingerprints/*/*.json")]
         packed = [*self.root.glob("*.npz"), *self.root.glob("*.pth")]
         packed += [*self.trainings.glob("*/*.npz"), *self.trainings.glob("*/*.pth")]
+        # One that was being written has a name that begins with a dot.
+        tables = [path for path in tables if not path.parent.name.startswith(".")]
         damaged = [path for path in tables if not _is_json(path)]
         damaged += [path for path in packed if not zipfile.is_zipfile(path)]
         return tuple(

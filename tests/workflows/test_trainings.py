@@ -28,6 +28,7 @@ from nnunet_medseg.workflows.stages.common import (
     training_time_s,
     trainings_of,
 )
+from nnunet_medseg.workflows.stages.reporting import _choose
 from nnunet_medseg.workflows.train import _reopen, stages_of
 
 CPU = Device("cpu", 0, "CPU", has_fast_bf16=False)
@@ -351,6 +352,7 @@ def test_a_model_that_has_its_name_already_is_not_trained_further(tmp_path):
     write_json(training.folder.training_file, {"ended_early": "Ctrl-C"})
     finish(run, "train", "evaluate", "report", "bundle", "verify")
     # Killed between the renaming and the journal.
+    (tmp_path / "out" / "M").mkdir(parents=True)
     record = {"hidden": str(tmp_path / "gone"), "target": str(tmp_path / "out" / "M")}
     write_json(run.folder.delivery_file, record)
 
@@ -358,6 +360,14 @@ def test_a_model_that_has_its_name_already_is_not_trained_further(tmp_path):
 
     assert "train" in run.folder.finished_stages()
     assert training.folder.training_file.exists()
+
+
+def test_without_any_measure_the_first_variant_that_was_trained_is_handed_over(tmp_path, capsys):
+    run = make_run(tmp_path, fold="0", vary="seed=1,2,3")
+    end_early(run, "SIGTERM", "", "")
+
+    assert _choose(run, None) == "variant_2"
+    assert "no variant was measured" in capsys.readouterr().out
 
 
 # --- a deadline --------------------------------------------------------------------------------

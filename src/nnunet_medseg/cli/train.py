@@ -182,10 +182,14 @@ def train_and_tell(
     if options.resume and options.fresh:
         problem = "--resume and --fresh contradict each other."
         raise UsageError(problem, fix="Use one of them.")
-    # Late: this brings the heavy libraries, which --help does without.
-    from nnunet_medseg.report.summary import quality_line
+    # Late: these bring the heavy libraries, which --help does without. A deadline counts from
+    # before them.
     from nnunet_medseg.workflows.ending import Ending
     from nnunet_medseg.workflows.options import check_ends
+
+    ending = Ending(*check_ends(options.deadline, options.grace))
+
+    from nnunet_medseg.report.summary import quality_line
     from nnunet_medseg.workflows.train import train
 
     asked = {FIELDS.get(name, name): value for name, value in vars(options).items()}
@@ -194,7 +198,6 @@ def train_and_tell(
     given = {name: value for name, value in asked.items() if value is not None}
     for name in NOT_OF_TRAINING & given.keys():
         del given[name]
-    ending = Ending(*check_ends(options.deadline, options.grace))
     result = train(*places, ending=ending, **given)
     training = result.manifest.training
     console.heading(f"The model is in {result.folder}")

@@ -256,7 +256,9 @@ class BudgetedTrainer(nnUNetTrainer):
                 on_epoch(self._close_epoch(losses))
 
     def _goes_on(self) -> bool:
-        is_over = self.is_cut_off or self.current_epoch >= MAX_EPOCHS
+        # A training that had come to its end stays there, though more time is given now: its
+        # learning rate is zero.
+        is_over = self.is_cut_off or self.current_epoch >= MAX_EPOCHS or self.clock.share >= 1.0
         return not is_over and self._next_iterations() > 0
 
     def _load_again(self, error: LoadingError) -> str:

@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 DEFAULT_SEED = 12345  # nnU-Net's own for its folds, crossval_split.py of 2.8.1
+MAX_GRACE_S = 24 * 60 * 60
 MAX_MINUTES = 60 * 24 * 365
 MAX_NAME_LENGTH = 64
 MAX_SEED = 2**31 - 1
@@ -146,8 +147,8 @@ def check_ends(deadline: Any, grace: Any) -> tuple[float, float]:
         UsageError: When one is no such number, or the deadline is too near for anything.
     """
     deadline_s, grace_s = math.inf, _number(grace)
-    if not grace_s >= 0:
-        problem = f"--grace {grace} is not a number of seconds."
+    if not 0 < grace_s <= MAX_GRACE_S:
+        problem = f"--grace {grace} is not a number of seconds above 0 and up to a day."
         raise UsageError(problem, fix="Give what the scheduler leaves after SIGTERM, as 25.")
     if deadline is not None:
         deadline_s = 60 * _number(deadline)

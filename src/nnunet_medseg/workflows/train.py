@@ -247,7 +247,7 @@ def _expected_s(stage: str, run: Run) -> float | None:
 
 def _reopen(run: Run) -> None:
     """Let trainings go on that an earlier command had ended early, and had not handed over."""
-    if "check" not in run.folder.finished_stages() or delivery.is_delivered(run):
+    if "check" not in run.folder.finished_stages() or delivery.is_delivered(run.folder):
         return
     trainings = trainings_of(run)
     early = [part for part in trainings if ended_early_by(part)]

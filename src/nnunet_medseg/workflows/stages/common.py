@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -23,7 +24,7 @@ from nnunet_medseg.dataset.raw_layout import (
 )
 from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.errors import BudgetError, DatasetError
-from nnunet_medseg.files import read_json
+from nnunet_medseg.files import read_json, write_atomic
 from nnunet_medseg.hardware import core_count
 from nnunet_medseg.volume import files_of
 from nnunet_medseg.workflows.options import TrainOptions, read_train_options, variants_of
@@ -220,7 +221,9 @@ def closing_time_s(run: Run, training: Training) -> float:
     proof_s = 0.0 if training.folder.failed_file.exists() else reference_s(run, training)
     if run.options.fold == "cv":
         # All folds segment the case, before the proof and in it.
-        proof_s *= 2 * len(trainings_of(run))
+        done = [each for each in trainings_of(run) if each.folder.training_file.exists()]
+        count = len(done) if run.ending.is_asked() else len(trainings_of(run))
+        proof_s *= 2 * count if count > 1 else 1
     return closing_s(workload(run, training)) + proof_s
 
 
@@ -283,6 +286,13 @@ def training_setup(
         compiled=will_compile(run.device, asked_s),
         by_deadline=asked_s < training.asked_s,
     )
+
+
+def write_reference(path: Path, labels: np.ndarray[Any, Any]) -> None:
+    """Write the segmentation that the proof compares with, as a whole or not at all."""
+    packed = io.BytesIO()
+    np.savez_compressed(packed, labels=labels)
+    write_atomic(path, packed.getvalue())
 
 
 def make_model(run: Run, training: Training, *states: Mapping[str, Any]) -> Any:

@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from nnunet_medseg import console
 from nnunet_medseg.bundle.manifest import (
     ComparedFacts,
@@ -35,7 +33,14 @@ from nnunet_medseg.dataset.raw_layout import (
     describe_json,
 )
 from nnunet_medseg.errors import FolderError, VerificationError
-from nnunet_medseg.files import ListedFile, delete_listed, list_files, read_json, write_json
+from nnunet_medseg.files import (
+    ListedFile,
+    delete_listed,
+    list_files,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from nnunet_medseg.report.summary import (
     write_summary,
 )
@@ -50,6 +55,7 @@ from nnunet_medseg.workflows.stages.common import (
     precision_of,
     require_dataset,
     trainings_of,
+    write_reference,
 )
 
 
@@ -63,6 +69,9 @@ def bundle(run: Run) -> None:
     trainings = handed_over(run)
     _name_hidden(run)
     hidden = _hidden(run)
+    # From here on nothing is delivered: a name may be left from a delivery that was cut off.
+    record = {"hidden": str(hidden), "target": None}
+    write_json(run.folder.delivery_file, record, mode=0o600)
     if hidden.exists():
         shutil.rmtree(hidden)
     hidden.mkdir(parents=True)
@@ -114,12 +123,12 @@ def _write_reference(
     weights are those that the trainings hashed, which the proof compares.
     """
     if len(trainings) == 1:
-        shutil.copy(trainings[0].folder.reference_file, run.folder.reference_file)
+        write_atomic(run.folder.reference_file, trainings[0].folder.reference_file.read_bytes())
         return
     segmenter = make_segmenter(make_model(run, trainings[0], *checkpoints), run)
     images = read_json(trainings[0].folder.training_file)["reference_images"]
     labels = segmenter.segment([Path(image) for image in images])
-    np.savez_compressed(run.folder.reference_file, labels=labels)
+    write_reference(run.folder.reference_file, labels)
 
 
 def _manifest_facts(run: Run) -> dict[str, Any]:
@@ -223,19 +232,20 @@ def verify(run: Run) -> None:
     )
 
 
-def is_delivered(run: Run) -> bool:
+def is_delivered(folder: RunFolder) -> bool:
     """Tell whether the model has its name already, also when that is not yet in the journal."""
-    if not run.folder.delivery_file.exists():
+    if not folder.delivery_file.exists():
         return False
-    record = read_json(run.folder.delivery_file)
-    return record["target"] is not None and not Path(record["hidden"]).exists()
+    record = read_json(folder.delivery_file)
+    has_name = record["target"] is not None and Path(record["target"]).exists()
+    return has_name and not Path(record["hidden"]).exists()
 
 
 def deliver(run: Run) -> None:
     """Rename the verified folder to its name; an existing one is never overwritten."""
     hidden = _hidden(run)
     record = read_json(run.folder.delivery_file)
-    if is_delivered(run):
+    if is_delivered(run.folder):
         # Killed between the renaming and the journal.
         return
     number = 1

@@ -31,6 +31,7 @@ from nnunet_medseg.workflows.stages.common import (
     evaluates_all,
     make_model,
     make_segmenter,
+    reference_case,
     reference_s,
     require_dataset,
     split_of,
@@ -113,8 +114,12 @@ class _Scoring:
         order = np.random.default_rng(self._run.options.seed).permutation(len(cases))
         with console.progress("Evaluating", len(cases), "cases") as bar:
             for case in (cases[place] for place in order if cases[place].name not in done):
-                if not self._goes_on(done):
+                next_s = self._forecast_s(case, done)
+                if done and sum(done.values()) + next_s > self._limit_s():
                     break
+                if next_s > self._left_s():
+                    # A smaller one may still fit.
+                    continue
                 started = time.monotonic()
                 score = self._score(case)
                 done[case.name] = time.monotonic() - started
@@ -123,12 +128,14 @@ class _Scoring:
         if len(done) < len(cases):
             console.detail(f"{len(done)} of {len(cases)} cases in the time; --evaluate_all: all")
 
-    def _goes_on(self, done: Mapping[str, float]) -> bool:
-        """Tell whether another case fits; the first one always does, unless all has to be over."""
-        next_s = max(done.values(), default=reference_s(self._run, self._training))
-        if next_s > self._left_s():
-            return False
-        return not done or sum(done.values()) + next_s <= self._limit_s()
+    def _forecast_s(self, case: RawCase, done: Mapping[str, float]) -> float:
+        """Return about how long a case takes: as the slowest so far, by the number of voxels."""
+        voxels = {fact.name: math.prod(fact.shape) for fact in self._checked.facts}
+        rates = [seconds / voxels[name] for name, seconds in done.items()]
+        if not rates:
+            smallest = reference_case(self._run, split_of(self._run, self._training)).name
+            rates = [reference_s(self._run, self._training) / voxels[smallest]]
+        return max(rates) * voxels[case.name]
 
     def _limit_s(self) -> float:
         if self._run.ending.is_asked():

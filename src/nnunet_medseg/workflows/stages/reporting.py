@@ -107,7 +107,11 @@ def _choose(run: Run, comparison: Comparison | None) -> str:
     """Return the name of the best variant's training."""
     names = _variant_names(run)
     if comparison is None:
-        failed = trainings_of(run)
+        failed = [each for each in trainings_of(run) if each.folder.failed_file.exists()]
+        trained = [each.name for each in trainings_of(run) if each not in failed]
+        if trained:
+            console.warn("no variant was measured for lack of time: the first one is handed over")
+            return trained[0]
         first = read_json(failed[0].folder.failed_file)["problem"]
         for training in failed:
             # The same command tries again.
@@ -151,11 +155,13 @@ def _direction(before: float, after: float) -> str:
 def _entries(run: Run) -> list[Entry]:
     if run.options.vary:
         names = _variant_names(run)
-        return [
+        entries = [
             _entry(names[training.name], training)
             for training in trainings_of(run)
             if not training.folder.failed_file.exists()
         ]
+        # One that was not measured for lack of time cannot be compared.
+        return [entry for entry in entries if entry.scores]
     if run.options.pretrained is None:
         return []
     tuned, *scratch = trainings_of(run)
@@ -167,6 +173,9 @@ def _entries(run: Run) -> list[Entry]:
         known = set(given[0].dice)
         entries = [_restricted(entry, known) for entry in entries]
         entries.append(Entry(GIVEN, {score.case: score.dice for score in given}))
+    if not entries[0].scores:
+        # Without the model that is handed over there is nothing to compare with.
+        return []
     return [entry for entry in entries if entry.scores]
 
 

@@ -6,8 +6,6 @@ import time
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
-
 from nnunet_medseg import console
 from nnunet_medseg.budget.epochs import MIN_ITERATIONS
 from nnunet_medseg.budget.estimate import evaluation_limit_s
@@ -32,6 +30,7 @@ from nnunet_medseg.workflows.stages.common import (
     training_setup,
     training_time_s,
     trainings_of,
+    write_reference,
 )
 from nnunet_medseg.workflows.stages.planning import preprocess_again
 
@@ -51,22 +50,40 @@ def train(run: Run, training: Training) -> None:
     A training that is cut off is as good as finished when it has made a model and no other
     training of the run is finished; otherwise it is left out, and so is one that has not begun.
     """
+    training.folder.failed_file.unlink(missing_ok=True)
     if run.ending.is_asked():
-        _leave_out(run, training, "not begun when the run was ended early")
+        _leave_out(training, "not begun when the run was ended early", run.ending.cause)
         return
+    try:
+        _train_to_the_end(run, training)
+    except BudgetError as error:
+        if not (run.ending.has_deadline and _finished_before(run, training)):
+            raise
+        _leave_out(training, error.problem, "the deadline")
+
+
+def _finished_before(run: Run, training: Training) -> list[Training]:
+    """Return the other trainings that have made a model."""
+    return [
+        other
+        for other in trainings_of(run)
+        if other.name != training.name and other.folder.training_file.exists()
+    ]
+
+
+def _train_to_the_end(run: Run, training: Training) -> None:
     trainer = _make_trainer(run, training)
     _announce(run, training, trainer.clock.asked_s)
     memory_bytes = _train_with_bar(run, trainer)
     _say_speed(trainer)
     if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
-        _leave_out(run, training, "cut off when the run was ended early")
+        _leave_out(training, "cut off when the run was ended early", run.ending.cause)
         return
     _record_training(run, training, trainer, memory_bytes)
 
 
-def _leave_out(run: Run, training: Training, problem: str) -> None:
+def _leave_out(training: Training, problem: str, cause: str) -> None:
     console.warn(f"{training.title}: {problem}")
-    cause = run.ending.cause
     write_json(training.folder.failed_file, {"problem": problem, "ended_early": cause})
 
 
@@ -76,12 +93,7 @@ def _is_worth_it(run: Run, training: Training, trainer: Any) -> bool:
     Raises:
         KeyboardInterrupt: When there is no model, or no time to hand one over.
     """
-    run.ending.stop_if_hung_up()
-    others = [
-        other
-        for other in trainings_of(run)
-        if other.name != training.name and other.folder.training_file.exists()
-    ]
+    others = _finished_before(run, training)
     if others:
         _require_time_to_close(run, others[0], 0.0)
         return False
@@ -109,17 +121,19 @@ def _require_time_to_close(run: Run, training: Training, more_s: float) -> None:
 
 def _make_trainer(run: Run, training: Training) -> Any:
     from nnunet_medseg.nnunet.environment import chatter
-    from nnunet_medseg.nnunet.history import read_history
 
     with chatter(run.folder.log_file):
         from nnunet_medseg.nnunet.planning import configuration_of
         from nnunet_medseg.nnunet.trainer import make_trainer
+        from nnunet_medseg.nnunet.weights import read_checkpoint
 
         plans, configuration = configuration_of(training.folder.root)
         recipe = Recipe(**read_json(training.folder.plan_file)["recipe"])
-        history = read_history(training.folder.history_file)
-        asked_s = training_time_s(run, training, history[-1].used_s if history else 0.0)
         preprocess_again(run, training)
+        used_s = 0.0
+        if training.folder.checkpoint_file.exists():
+            used_s = read_checkpoint(training.folder.checkpoint_file)["used_s"]
+        asked_s = training_time_s(run, training, used_s)
         setup = training_setup(run, training, recipe, prepared_folder(run, training), asked_s)
         return make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
 
@@ -212,6 +226,7 @@ def _train_with_bar(run: Run, trainer: Any) -> int:
             run.ending.is_asked,
             console.warn,
         )
+    run.ending.stop_if_hung_up()
     return max(held_bytes)
 
 
@@ -233,7 +248,7 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
         started = time.monotonic()
         labels = segmenter.segment(case.images)
         reference_s = time.monotonic() - started
-    np.savez_compressed(training.folder.reference_file, labels=labels)
+    write_reference(training.folder.reference_file, labels)
     content = read_checkpoint(training.folder.checkpoint_file)
     record = {
         "asked_s": training.asked_s,
