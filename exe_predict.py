@@ -20,7 +20,10 @@ def main() -> int:
     if importlib.util.find_spec("nnunet_medseg") is not None:
         from nnunet_medseg.cli.main import exe_predict
 
-        return exe_predict(HERE, sys.argv[1:])
+        status = exe_predict(HERE, sys.argv[1:])
+        # All is said: an impatient second Ctrl-C must not change the status.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return status
     python = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if python.is_file() and Path(sys.prefix).resolve() != VENV.resolve():
         command = [str(python), str(Path(__file__).resolve()), *sys.argv[1:]]

@@ -108,7 +108,8 @@ def _choose(run: Run, comparison: Comparison | None) -> str:
     names = _variant_names(run)
     if comparison is None:
         failed = [each for each in trainings_of(run) if each.folder.failed_file.exists()]
-        trained = [each.name for each in trainings_of(run) if each not in failed]
+        without = {each.name for each in failed}
+        trained = [each.name for each in trainings_of(run) if each.name not in without]
         if trained:
             console.warn("no variant was measured for lack of time: the first one is handed over")
             return trained[0]
