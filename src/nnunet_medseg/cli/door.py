@@ -107,7 +107,7 @@ def _folder_error(error: OSError) -> FolderError | None:
 def _tell_ours(error: Exception) -> int:
     path = _write_log(error)
     console.error(
-        f"The program failed: {type(error).__name__}: {error}. This is our fault.",
+        f"The program failed: {type(error).__name__}. This is our fault.",
         f"Please report it with {path}, which holds versions and no names of patients or folders.",
     )
     return EXIT_INTERNAL
