@@ -180,3 +180,53 @@ def test_a_worker_that_is_killed_in_writing_its_result_is_an_error(monkeypatch):
 
     with pytest.raises(TrainingError, match="was killed"):
         map_in_workers(die_in_writing, [0, 1, 2], workers=2)
+
+
+GROUP = """
+import os, signal
+from multiprocessing import forkserver
+from nnunet_medseg.parallel import map_in_workers, warm_up
+
+if __name__ == "__main__":
+    warm_up([])
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGTERM)
+    print(sum(map_in_workers(abs, [-1, 2, -3], workers=2)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals that wait")
+def test_workers_start_after_a_scheduler_has_sent_sigterm_to_all_processes(tmp_path):
+    program = tmp_path / "group.py"
+    program.write_text(GROUP)
+
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, str(program)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout.strip()) == (0, "6"), done.stderr
+
+
+def say_nothing(_: int) -> str:
+    return "still here"
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals that wait")
+def test_a_sigterm_that_waited_does_not_end_a_fresh_process(tmp_path, monkeypatch):
+    # The worker starts with signals that wait, and one is waiting: it is sent before the worker
+    # gets to say that it is deaf.
+    start = parallel.ProcessPoolExecutor
+
+    class Early(start):  # type: ignore[misc, valid-type]
+        def submit(self, *arguments):
+            future = super().submit(*arguments)
+            for process in self._processes.values():
+                os.kill(process.pid, signal.SIGTERM)
+            return future
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", Early)
+
+    done = run_in_fresh_process(say_nothing, 1, log=tmp_path / "log.txt")
+
+    assert done.exception() is None
+    assert done.result() == "still here"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TypeVar
@@ -39,11 +40,12 @@ def die_with_parent(*, deaf_to_sigterm: bool = False) -> None:
             to the parent too.
     """
     _ignore(UNHEARD)
-    if hasattr(signal, "pthread_sigmask"):
-        # A worker that was started while signals were to wait would never hear SIGTERM.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     # A handler of the main process, which a fork inherits, would only note the signal.
     signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf_to_sigterm else signal.SIG_DFL)
+    if hasattr(signal, "pthread_sigmask"):
+        # A worker that was started while signals were to wait would never hear SIGTERM. After the
+        # line above: one that has been waiting must not end a worker that is deaf to it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     parent = multiprocessing.parent_process()
     if parent is not None:
         watcher = threading.Thread(target=_exit_after, args=(parent.sentinel,), daemon=True)
@@ -177,6 +179,9 @@ def _signals_later() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    # It would be started in the block, and would then let signals through (Python's own
+    # multiprocessing/resource_tracker.py): SIGTERM to a whole group would end the fork server.
+    resource_tracker.ensure_running()
     later = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, later)
     try:

@@ -496,6 +496,7 @@ def kill_workers(trainer: BudgetedTrainer, times: int) -> None:
             killed.append(trainer.progress.iterations)
             for process in trainer.dataloader_train._processes:
                 process.kill()
+                process.join()  # else it may be killed a second time, still dying of the first
         return own(batch)
 
     wrap_step(trainer, step)
