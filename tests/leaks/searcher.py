@@ -24,13 +24,13 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
+from nnunet_medseg.archive import UNREADABLE
+
 MAX_DEPTH = 6  # archives in archives
 MAX_UNPACKED_BYTES = 1 << 28
 MIN_LETTERS = 6  # a shorter word stands in weights by chance
 ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "latin-1", "cp1252", "mac-roman")
 STREAM = re.compile(rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]")  # gzip, and zlib of four strengths
-UNREADABLE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError)
-SAFE = (*UNREADABLE, ValueError, LookupError, OSError)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _zip_entries(content: bytes) -> Iterator[tuple[str, bytes]]:
             for entry in archive.infolist():
                 with archive.open(entry) as stream:
                     yield entry.filename, stream.read(MAX_UNPACKED_BYTES)
-    except SAFE:
+    except UNREADABLE:
         return
 
 
@@ -189,5 +189,5 @@ def _pickled(content: bytes) -> Iterator[bytes]:
                 # Old protocols write bytes as a text of as many letters.
                 if all(ord(letter) < 256 for letter in argument):
                     yield argument.encode("latin-1")
-    except SAFE:
+    except UNREADABLE:
         return

@@ -25,9 +25,9 @@ from nnunet_medseg.workflows.stages.common import (
     evaluates_all,
     handed_over,
     split_of,
-    training_time_s,
     trainings_of,
 )
+from nnunet_medseg.workflows.stages.forecast import training_time_s
 from nnunet_medseg.workflows.stages.reporting import _choose
 from nnunet_medseg.workflows.train import _reopen, stages_of
 

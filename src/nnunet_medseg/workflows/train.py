@@ -45,13 +45,8 @@ from nnunet_medseg.workflows.stages import (
     reporting,
     training,
 )
-from nnunet_medseg.workflows.stages.common import (
-    ended_early_by,
-    evaluates_all,
-    reference_s,
-    trainings_of,
-    workload,
-)
+from nnunet_medseg.workflows.stages.common import ended_early_by, evaluates_all, trainings_of
+from nnunet_medseg.workflows.stages.forecast import reference_s, workload
 from nnunet_medseg.workflows.variables import VARIABLES
 
 __all__ = ["TrainResult", "stages_of", "train"]

@@ -25,7 +25,7 @@ from nnunet_medseg.hardware import core_count, free_disk_bytes
 from nnunet_medseg.workflows.check import examine
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run
-from nnunet_medseg.workflows.stages.common import MIN_TRAINING_S
+from nnunet_medseg.workflows.stages.forecast import MIN_TRAINING_S
 
 # Preprocessed voxels take a float32 and a label of 16 bits; what is converted comes on top.
 DISK_BYTES_A_VOXEL = 10

@@ -27,16 +27,14 @@ from nnunet_medseg.workflows.scoring import score_case
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
     cases_of,
-    closing_time_s,
     evaluates_all,
     make_model,
     make_segmenter,
-    reference_case,
-    reference_s,
     require_dataset,
     split_of,
     trainings_of,
 )
+from nnunet_medseg.workflows.stages.forecast import closing_time_s, reference_case, reference_s
 from nnunet_medseg.workflows.stages.pretraining import given_model
 
 __all__ = ["evaluate", "evaluate_given", "read_lines", "read_scores"]

@@ -36,10 +36,10 @@ from nnunet_medseg.workflows.stages.common import (
     require_dataset,
     split_of,
     training_setup,
-    training_time_s,
     trainings_of,
     watched_cases,
 )
+from nnunet_medseg.workflows.stages.forecast import training_time_s
 from nnunet_medseg.workflows.stages.pretraining import plan_from_model
 from nnunet_medseg.workflows.variables import AUTO, VARIABLES, numbers_of
 

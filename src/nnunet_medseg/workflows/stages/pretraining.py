@@ -22,7 +22,8 @@ from nnunet_medseg.nnunet.plans import channel_names
 from nnunet_medseg.run_folder import DATASET_NAME
 from nnunet_medseg.workflows.options import parse_renamed
 from nnunet_medseg.workflows.stage import Run, Training
-from nnunet_medseg.workflows.stages.common import recipe_of, training_setup, training_time_s
+from nnunet_medseg.workflows.stages.common import recipe_of, training_setup
+from nnunet_medseg.workflows.stages.forecast import training_time_s
 from nnunet_medseg.workflows.variables import AUTO
 
 __all__ = ["Given", "given_model", "plan_from_model", "read_given"]

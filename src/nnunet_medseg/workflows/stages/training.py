@@ -17,20 +17,22 @@ from nnunet_medseg.hardware import held_memory_bytes
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
-    closing_time_s,
     evaluates_all,
     make_model,
     make_segmenter,
     precision_of,
     prepared_folder,
-    reference_case,
-    reference_s,
     require_dataset,
     split_of,
     training_setup,
-    training_time_s,
     trainings_of,
     write_reference,
+)
+from nnunet_medseg.workflows.stages.forecast import (
+    closing_time_s,
+    reference_case,
+    reference_s,
+    training_time_s,
 )
 from nnunet_medseg.workflows.stages.planning import preprocess_again
 
