@@ -15,13 +15,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TypeVar
 
 from nnunet_medseg.errors import TrainingError
+from nnunet_medseg.signals import signals_later
 
 __all__ = ["die_with_parent", "map_in_workers", "run_in_fresh_process", "warm_up"]
 
@@ -90,7 +89,7 @@ def warm_up(modules: Sequence[str]) -> None:
     from multiprocessing import forkserver
 
     context.set_forkserver_preload(list(modules))
-    with _signals_later():
+    with signals_later():
         forkserver.ensure_running()
 
 
@@ -127,7 +126,7 @@ def map_in_workers(
         min(workers, len(items)), _context(), initializer=_start_worker, initargs=(log,)
     )
     try:
-        with _signals_later():
+        with signals_later():
             futures = [pool.submit(function, item) for item in items]
         for done, future in enumerate(_as_completed(pool, futures), start=1):
             future.result()
@@ -170,26 +169,6 @@ def _kill(pool: ProcessPoolExecutor) -> None:
     pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
 
-@contextmanager
-def _signals_later() -> Iterator[None]:
-    """Let signals wait, for good in the processes that are started here.
-
-    A terminal sends Ctrl-C to all of them, and one that is still importing would print a traceback.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    # It would be started in the block, and would then let signals through (Python's own
-    # multiprocessing/resource_tracker.py): SIGTERM to a whole group would end the fork server.
-    resource_tracker.ensure_running()
-    later = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, later)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def run_in_fresh_process(
     function: Callable[[Item], Result], argument: Item, *, log: Path
 ) -> Future[Result]:
@@ -207,10 +186,10 @@ def run_in_fresh_process(
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(1, context, initializer=_start_worker, initargs=(log, True))
     with pool:
-        # Also to SIGTERM: within its grace a model is proved and handed over.
-        with _signals_later():
-            result = pool.submit(function, argument)
         try:
+            # Also to SIGTERM: within its grace a model is proved and handed over.
+            with signals_later():
+                result = pool.submit(function, argument)
             result.exception()
         except BaseException:
             _kill(pool)

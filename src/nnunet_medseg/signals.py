@@ -1,4 +1,4 @@
-"""Handlers of signals, set and put back."""
+"""Handlers of signals, set and put back, and signals that wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["handled"]
+__all__ = ["handled", "signals_later"]
+
+ENDS = ("SIGINT", "SIGTERM", "SIGHUP")  # what asks a program to end
 
 Handler = Callable[[int, FrameType | None], object]
 
@@ -39,3 +41,42 @@ def handled(names: Sequence[str], handler: Handler | signal.Handlers) -> Iterato
 def _is_kept_going(number: int) -> bool:
     is_hangup = number == getattr(signal, "SIGHUP", None)
     return is_hangup and signal.getsignal(number) == signal.SIG_IGN
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Let what asks this program to end wait while processes are started.
+
+    A process that had started, but was not in any list yet, would be left over. In the processes
+    themselves the signals wait for good: a terminal sends Ctrl-C to all of them, and one that is
+    still importing would print a traceback.
+    """
+    noted: list[int] = []
+    # A mask alone is not enough: another thread takes the signal, and Python runs its handler in
+    # the main thread all the same.
+    try:
+        with handled(ENDS, lambda number, _: noted.append(number)), _masked():
+            yield
+    finally:
+        for number in noted:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _masked() -> Iterator[None]:
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    # Not on Windows.
+    from multiprocessing import resource_tracker
+
+    numbers = {getattr(signal, name) for name in ENDS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        # Started by the first lock, it would let signals through again (Python's own
+        # multiprocessing/resource_tracker.py), and SIGTERM to all would end the fork server.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
