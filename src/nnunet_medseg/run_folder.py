@@ -49,7 +49,7 @@ SOCKETS_PREFIX = "pymp-"  # multiprocessing/util.py of Python 3.10 to 3.13, get_
 
 BEFORE_PLANNING = ("model", "check", "convert")
 
-FORMAT = 4  # raise it when a stage writes something that an older program cannot read
+FORMAT = 5
 LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
 
 

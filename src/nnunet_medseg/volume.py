@@ -39,6 +39,7 @@ __all__ = [
     "files_of",
     "grid_shift",
     "orientation_code",
+    "read_frames",
     "read_volume",
     "restore_orientation",
     "silence_readers",
@@ -225,6 +226,19 @@ def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
     except (RuntimeError, MemoryError, OverflowError) as cause:
         raise _explain(str(cause)) from cause
     return _check_values(_check_grid(_from_sitk(image)))
+
+
+def read_frames(path: Path, *, memory_bytes: float = float("inf")) -> tuple[Volume, ...]:
+    """Read the 3D images of a file: one, or the frames of a 4D one, in their order.
+
+    Args:
+        path: File with one of the known extensions.
+        memory_bytes: What reading may take.
+
+    Raises:
+        VolumeError: As `read_volume` does.
+    """
+    return (read_volume(path, memory_bytes=memory_bytes),)
 
 
 def silence_readers() -> None:

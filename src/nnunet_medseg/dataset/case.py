@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 __all__ = ["Case", "Dataset", "Finding"]
@@ -29,14 +29,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class Case:
-    """One patient.
+    """One image of a patient, with its channels and its label map.
 
     Attributes:
         name: Our name, such as `case_0001`, which says nothing about the patient.
         source: The user's name of it, as in the folder that was copied in.
-        images: One file a channel, in channel order.
-        label: The label map.
+        images: One file a channel, in channel order; a file with several frames comes once for
+            each frame that is a channel.
+        label: The label map; with masks, the folder that they lie in.
         is_held_out: Whether the user marked it as never to be trained on.
+        masks: Where there is one binary mask a class in place of a label map: each with the value
+            of its class.
+        frames: For each of the images, which frame of the file it is; empty when each file holds
+            one.
+        patient: Whose image it is, where a patient may have several; empty for `source`.
     """
 
     name: str
@@ -44,6 +50,24 @@ class Case:
     images: tuple[Path, ...]
     label: Path
     is_held_out: bool = False
+    masks: tuple[tuple[int, Path], ...] = ()
+    frames: tuple[int, ...] = ()
+    patient: str = ""
+
+    @property
+    def label_files(self) -> tuple[Path, ...]:
+        """The label map, or the masks that stand for it."""
+        return tuple(path for _, path in self.masks) or (self.label,)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that is read, each once: images, then the label map or masks."""
+        return (*dict.fromkeys(self.images), *self.label_files)
+
+    @property
+    def owner(self) -> str:
+        """Whose image it is: images of one owner never train and are evaluated both."""
+        return self.patient or self.source
 
 
 @dataclass(frozen=True)
@@ -57,6 +81,7 @@ class Dataset:
         channels: Channel names as the files or dataset.json give them; empty strings if unnamed.
         label_names: Names by label value, where the dataset has them.
         findings: What was wrong with files and names.
+        reason: What the layout was recognised by, for people.
     """
 
     folder: Path
@@ -65,12 +90,12 @@ class Dataset:
     channels: tuple[str, ...]
     label_names: dict[int, str]
     findings: tuple[Finding, ...] = ()
+    reason: str = ""
 
 
 def number_cases(cases: list[Case]) -> tuple[Case, ...]:
     """Return the cases sorted by the user's name, and numbered."""
     ordered = sorted(cases, key=lambda case: case.source)
     return tuple(
-        Case(f"case_{number:04d}", case.source, case.images, case.label, case.is_held_out)
-        for number, case in enumerate(ordered, start=1)
+        replace(case, name=f"case_{number:04d}") for number, case in enumerate(ordered, start=1)
     )

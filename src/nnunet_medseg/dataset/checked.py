@@ -200,6 +200,7 @@ def save_checked(path: Path, checked: Checked) -> None:
     for case in content["cases"]:
         case["images"] = [str(image) for image in case["images"]]
         case["label"] = str(case["label"])
+        case["masks"] = [(value, str(path)) for value, path in case["masks"]]
     write_json(path, content, mode=0o600)
 
 
@@ -219,5 +220,10 @@ def load_checked(path: Path) -> Checked:
 
 
 def _case(item: dict[str, Any]) -> Case:
-    images = tuple(Path(image) for image in item["images"])
-    return Case(item["name"], item["source"], images, Path(item["label"]), item["is_held_out"])
+    paths = {
+        "images": tuple(Path(image) for image in item["images"]),
+        "label": Path(item["label"]),
+        "masks": tuple((value, Path(path)) for value, path in item["masks"]),
+        "frames": tuple(item["frames"]),
+    }
+    return Case(**(item | paths))

@@ -83,7 +83,7 @@ def inspect_cases(
         cases: What to read.
         on_case: Called with the number of cases that are done.
     """
-    sizes = [sum(path.stat().st_size for path in (*case.images, case.label)) for case in cases]
+    sizes = [sum(path.stat().st_size for path in case.files) for case in cases]
     workers = 1
     if sum(sizes) > SMALL_DATASET_BYTES:
         workers = workers_for(UNPACKED_FACTOR * max(sizes), len(cases))

@@ -65,7 +65,7 @@ class InspectionRecord:
         return found
 
     def _key(self, case: Case) -> str:
-        files = [part for path in (*case.images, case.label) for part in files_of(path)]
+        files = [part for path in case.files for part in files_of(path)]
         hashes = [self._hashes.get(path, "") for path in files]
         return "-".join(hashes) if all(hashes) else ""
 

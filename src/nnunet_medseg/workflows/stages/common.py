@@ -144,7 +144,7 @@ def content_key(run: Run) -> str:
     content = [
         [(label.value, label.index) for label in checked.labels],
         [
-            [case.name, *(hash_of(path) for path in (*case.images, case.label))]
+            [case.name, *case.frames, *(hash_of(path) for path in case.files)]
             for case in checked.cases
         ],
     ]
