@@ -194,6 +194,8 @@ def _call(call: Callable[[], int]) -> int:
         code = call()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+    # As exe_train.py ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     # As the interpreter ends.
     threading._shutdown()
     atexit._run_exitfuncs()

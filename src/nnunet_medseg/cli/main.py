@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from nnunet_medseg.cli import check, clean, compare, datasets, demo, forget, predict, train, vary
 from nnunet_medseg.cli.door import Parser, through_the_door
 
-__all__ = ["exe_predict", "exe_train", "main"]
+__all__ = ["exe_predict", "exe_train", "main", "program"]
 
 COMMANDS = {
     "train": train,
@@ -27,6 +28,14 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `medseg`; return the exit status."""
     return through_the_door(lambda: _run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def program() -> int:
+    """Run `medseg` as a program of its own; return the exit status."""
+    status = main()
+    # All is said: an impatient second Ctrl-C must not change the status.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return status
 
 
 def _run(arguments: list[str]) -> int:
