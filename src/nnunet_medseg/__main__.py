@@ -1,6 +1,6 @@
 """`python -m nnunet_medseg` is `medseg`."""
 
-from nnunet_medseg.cli.main import main
+from nnunet_medseg.cli.main import program
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(program())
