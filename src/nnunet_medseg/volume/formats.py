@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_medseg.volume.meta import beside_header, has_few_dimensions, is_whole_meta
-from nnunet_medseg.volume.nifti import is_whole_nifti, starts_like_nifti
-from nnunet_medseg.volume.nrrd import has_voxels_inside
+from nnunet_medseg.volume.meta import beside_header, has_few_dimensions, lost_in_meta
+from nnunet_medseg.volume.nifti import announced_by_nifti, lost_in_nifti, starts_like_nifti
+from nnunet_medseg.volume.nrrd import announced_by_nrrd, has_voxels_inside
+from nnunet_medseg.volume.stack import Announced, announced_by
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["EXTENSIONS", "Family", "extension_of", "family_of", "files_of"]
+__all__ = ["EXTENSIONS", "NIFTI", "Family", "extension_of", "family_of", "files_of"]
 
 
 @dataclass(frozen=True)
@@ -25,17 +26,22 @@ class Family:
         reader: The one part of SimpleITK that reads and writes it: left to choose, it hands a
             strange file to every parser it has, and misses `.MHA`.
         starts_well: Looks at what SimpleITK would act on while it reads the header.
-        is_whole: Looks whether all voxels are there and can be unpacked; None where SimpleITK does.
+        announced: Returns what the header says, from what SimpleITK found in it.
+        count_lost: Looks whether all voxels are there and can be unpacked, where SimpleITK does
+            not, and returns how many are no numbers and would become others in silence.
     """
 
     reader: str
     starts_well: Callable[[Path], bool]
-    is_whole: Callable[[Path, sitk.ImageFileReader], bool] | None = None
+    announced: Callable[[Path, sitk.ImageFileReader], Announced]
+    count_lost: Callable[[Path, sitk.ImageFileReader], int]
 
 
-NIFTI = Family("NiftiImageIO", starts_like_nifti, is_whole_nifti)
-NRRD = Family("NrrdImageIO", has_voxels_inside)
-META = Family("MetaImageIO", has_few_dimensions, is_whole_meta)
+NIFTI = Family("NiftiImageIO", starts_like_nifti, announced_by_nifti, lost_in_nifti)
+NRRD = Family("NrrdImageIO", has_voxels_inside, announced_by_nrrd, lambda _path, _reader: 0)
+META = Family(
+    "MetaImageIO", has_few_dimensions, lambda _path, reader: announced_by(reader), lost_in_meta
+)
 
 # Endings of files with images in them; the longer of two that fit stands first.
 FORMATS = {".nii.gz": NIFTI, ".nii": NIFTI, ".nrrd": NRRD, ".mha": META, ".mhd": META}

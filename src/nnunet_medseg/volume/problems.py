@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-__all__ = ["VolumeError", "count_lost", "not_finite", "sheared", "unreadable"]
+__all__ = ["VolumeError", "count_lost", "not_finite", "sheared", "too_large", "unreadable"]
 
 
 class VolumeError(ValueError):
@@ -52,3 +53,10 @@ def not_finite(voxels: int) -> VolumeError:
 def count_lost(values: np.ndarray[Any, Any]) -> int:
     """Return how many values are NaN or infinite."""
     return int(values.size - np.isfinite(values).sum())
+
+
+def too_large(size: Sequence[int]) -> VolumeError:
+    """Return the error for a header that announces too much."""
+    announced = " x ".join(map(str, size))
+    problem = f"the header announces {announced} voxels, more than memory holds"
+    return VolumeError("too large", problem, "Crop or resample the image, or add memory.")

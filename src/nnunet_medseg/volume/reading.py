@@ -2,82 +2,93 @@
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunet_medseg.volume.formats import family_of
-from nnunet_medseg.volume.grid import Volume, from_sitk
+from nnunet_medseg.volume.formats import NIFTI, Family, family_of
+from nnunet_medseg.volume.grid import Volume
+from nnunet_medseg.volume.nifti import read_nifti, read_nifti_header
 from nnunet_medseg.volume.problems import (
     VolumeError,
     count_lost,
     not_finite,
-    sheared,
+    too_large,
     unreadable,
 )
-
-if TYPE_CHECKING:
-    import SimpleITK as sitk
+from nnunet_medseg.volume.shear import READING_COPIES, at_right_angles
+from nnunet_medseg.volume.stack import Announced, Stack, stack_of
 
 __all__ = ["read_frames", "read_volume", "segment_names", "silence_readers"]
 
-# Cosine of the angle between two axes, above which a grid counts as sheared: a third of a
-# millimetre over a body, and far above rounding in headers.
-SHEAR_TOLERANCE = 1e-3
 # Sizes of voxels and places of origins beyond any scanner or microscope: a damaged header.
 SIDE_RANGE_MM = (1e-6, 1e6)
 FARTHEST_ORIGIN_MM = 1e9
 
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")  # in a name; a header cannot hold some of them
-# nnU-Net's readers hold float32 copies of image and label; reading alone needs one more.
-READING_COPIES = 3
 
 
-def read_volume(path: Path, *, memory_bytes: float = float("inf")) -> Volume:
+@dataclass(frozen=True)
+class _Wish:
+    """What a caller wants of a file: see `read_volume` and `read_frames`."""
+
+    memory_bytes: float
+    is_label: bool
+    allow_lost: bool
+    allow_frames: bool
+
+
+def read_volume(
+    path: Path,
+    *,
+    memory_bytes: float = float("inf"),
+    is_label: bool = False,
+    allow_lost: bool = False,
+) -> Volume:
     """Read one 3D scalar image.
+
+    Axes of length 1 beyond the third are removed, and axes that are not at right angles are
+    brought onto a grid whose axes are: `Volume.notes` says so.
 
     Args:
         path: File with one of the known extensions.
         memory_bytes: What reading may take; the header is asked before memory is.
+        is_label: Whether it is a label map: where it is resampled, its values stay what they are.
+        allow_lost: Whether NaN and infinite values are left in the array.
 
     Raises:
         VolumeError: When the file is unreadable, truncated, not 3D, has several values a voxel,
-            is too large for the free memory, has axes that are not at right angles, or values
+            is too large for the free memory, has axes that are far from right angles, or values
             that are no numbers.
     """
-    import SimpleITK as sitk
-
-    _check_name(path)
-    _check_start(path)
-    silence_readers()
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(family_of(path).reader)
-    try:
-        reader.ReadImageInformation()
-        _check_header(reader, memory_bytes)
-        _check_content(path, reader)
-        image = reader.Execute()
-    except (RuntimeError, MemoryError, OverflowError) as cause:
-        raise _explain(str(cause)) from cause
-    return _check_values(_check_grid(from_sitk(image)))
+    wish = _Wish(memory_bytes, is_label, allow_lost, allow_frames=False)
+    return _read(path, wish)[0]
 
 
-def read_frames(path: Path, *, memory_bytes: float = float("inf")) -> tuple[Volume, ...]:
+def read_frames(
+    path: Path,
+    *,
+    memory_bytes: float = float("inf"),
+    is_label: bool = False,
+    allow_lost: bool = False,
+) -> tuple[Volume, ...]:
     """Read the 3D images of a file: one, or the frames of a 4D one, in their order.
 
     Args:
         path: File with one of the known extensions.
-        memory_bytes: What reading may take.
+        memory_bytes: What reading may take, with all frames.
+        is_label: As for `read_volume`.
+        allow_lost: As for `read_volume`.
 
     Raises:
-        VolumeError: As `read_volume` does.
+        VolumeError: As `read_volume` does, but not over several frames.
     """
-    return (read_volume(path, memory_bytes=memory_bytes),)
+    return _read(path, _Wish(memory_bytes, is_label, allow_lost, allow_frames=True))
 
 
 def segment_names(path: Path) -> dict[int, str]:
@@ -96,6 +107,54 @@ def silence_readers() -> None:
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
+def _read(path: Path, wish: _Wish) -> tuple[Volume, ...]:
+    _check_name(path)
+    silence_readers()
+    family = family_of(path)
+    try:
+        if not family.starts_well(path):
+            raise unreadable()
+        stack = _read_stack(path, family, wish)
+    except VolumeError:
+        raise
+    # What is no number, and what is no stream of the format.
+    except (RuntimeError, MemoryError, ValueError, ArithmeticError, LookupError) as cause:
+        raise unreadable() from cause
+    except (OSError, EOFError, struct.error, zlib.error) as cause:
+        raise unreadable() from cause
+    return tuple(_check(volume, wish, is_exact=stack.is_exact) for volume in stack.frames())
+
+
+def _read_stack(path: Path, family: Family, wish: _Wish) -> Stack:
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(family.reader)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as cause:
+        if family is not NIFTI or "orthonormal" not in str(cause).lower():
+            raise
+        return _read_refused(path, wish)
+    announced = family.announced(path, reader)
+    _check_announced(announced, wish)
+    lost = family.count_lost(path, reader)
+    _check_lost(lost, wish)
+    stack = stack_of(reader.Execute())
+    if lost:
+        stack = replace(stack, array=read_nifti(path).array)
+    return replace(stack, notes=announced.notes)
+
+
+def _read_refused(path: Path, wish: _Wish) -> Stack:
+    """Read a NIfTI file whose axes SimpleITK refuses."""
+    announced, lost = read_nifti_header(path)
+    _check_announced(announced, wish)
+    _check_lost(lost, wish)
+    return replace(read_nifti(path), notes=announced.notes)
+
+
 def _check_name(path: Path) -> None:
     # SimpleITK ends the whole process over a name that is no text.
     try:
@@ -108,65 +167,35 @@ def _check_name(path: Path) -> None:
         raise VolumeError("file name", problem, "Rename it.")
 
 
-def _check_start(path: Path) -> None:
-    """Look at what SimpleITK would act on while it reads the header."""
-    try:
-        is_sane = family_of(path).starts_well(path)
-    except VolumeError:
-        raise
-    except (OSError, EOFError, ValueError, struct.error, zlib.error) as cause:
-        raise unreadable() from cause
-    if not is_sane:
-        raise unreadable()
-
-
-def _explain(cause: str) -> VolumeError:
-    return sheared() if "orthonormal" in cause.lower() else unreadable()
-
-
-def _check_header(reader: sitk.ImageFileReader, memory_bytes: float) -> None:
-    size = reader.GetSize()
-    components = reader.GetNumberOfComponents()
-    if len(size) == 4 and components == 1:
-        problem = f"the image has four dimensions ({' x '.join(map(str, size))})"
-        raise VolumeError("4D", problem, "Save each time point or channel as a 3D file.")
-    if len(size) != 3:
-        problem = f"the image has {len(size)} dimensions ({' x '.join(map(str, size))}), not three"
+def _check_announced(announced: Announced, wish: _Wish) -> None:
+    size = announced.size
+    shown = " x ".join(map(str, size))
+    if len(size) < 3:
+        problem = f"the image has {len(size)} dimensions ({shown}), not three"
         raise VolumeError("2D", problem, "Save it as a volume with one slice (z = 1).")
-    if components != 1:
-        problem = f"the image has {components} values a voxel (colour or vectors)"
+    if announced.values != 1:
+        problem = f"the image has {announced.values} values a voxel (colour or vectors)"
         raise VolumeError("RGB", problem, "Save one grey value a voxel.")
+    is_several = sum(side != 1 for side in size[3:]) > (1 if wish.allow_frames else 0)
+    if is_several:
+        number = {4: "four", 5: "five"}.get(len(size), str(len(size)))
+        problem = f"the image has {number} dimensions ({shown})"
+        raise VolumeError("4D", problem, "Save each time point or channel as a 3D file.")
     if min(size) < 1:
         raise VolumeError("empty", "the image has no voxels", "Export the file again.")
-    need = float(np.prod(np.array(size, dtype=float))) * 8 * READING_COPIES
-    if need > memory_bytes:
-        problem = (
-            f"the header announces {' x '.join(map(str, size))} voxels, more than memory holds"
-        )
-        raise VolumeError("too large", problem, "Crop or resample the image, or add memory.")
+    if math.prod(float(side) for side in size) * 8 * READING_COPIES > wish.memory_bytes:
+        raise too_large(size)
 
 
-def _check_content(path: Path, reader: sitk.ImageFileReader) -> None:
-    """Look whether all voxels are there and can be unpacked."""
-    rule = family_of(path).is_whole
-    try:
-        is_whole = rule is None or rule(path, reader)
-    except VolumeError:
-        raise
-    # What is no number, and what is no stream of the format.
-    except (ValueError, OverflowError, OSError, EOFError, zlib.error) as cause:
-        raise unreadable() from cause
-    if not is_whole:
-        raise unreadable()
-
-
-def _check_values(volume: Volume) -> Volume:
-    if volume.array.dtype.kind == "f" and (lost := count_lost(volume.array)):
+def _check_lost(lost: int, wish: _Wish) -> None:
+    if lost and not wish.allow_lost:
         raise not_finite(lost)
-    return volume
 
 
-def _check_grid(volume: Volume) -> Volume:
+def _check(volume: Volume, wish: _Wish, *, is_exact: bool) -> Volume:
+    """Check what was read, and bring it onto a grid at right angles."""
+    if volume.array.dtype.kind == "f":
+        _check_lost(count_lost(volume.array), wish)
     low_mm, high_mm = SIDE_RANGE_MM
     is_sane = (
         np.isfinite(volume.affine).all()
@@ -176,7 +205,6 @@ def _check_grid(volume: Volume) -> Volume:
     if not is_sane:
         problem = "the spacing, origin or direction in the header is no usable number"
         raise VolumeError("header", problem, "Export the file again.")
-    direction = volume.affine[:3, :3] / np.array(volume.spacing_mm[::-1])
-    if np.abs(direction.T @ direction - np.eye(3)).max() > SHEAR_TOLERANCE:
-        raise sheared()
-    return volume
+    return at_right_angles(
+        volume, is_label=wish.is_label, memory_bytes=wish.memory_bytes, is_exact=is_exact
+    )
