@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_medseg.volume.formats import NIFTI, Family, family_of
+from nnunet_medseg.volume.formats import NIFTI, TIFF, Family, family_of
 from nnunet_medseg.volume.grid import Volume
 from nnunet_medseg.volume.nifti import read_nifti, read_nifti_header
 from nnunet_medseg.volume.nrrd import header_of
@@ -25,6 +25,7 @@ from nnunet_medseg.volume.problems import (
 from nnunet_medseg.volume.segments import Segment, merge_layers, segments_in
 from nnunet_medseg.volume.shear import READING_COPIES, at_right_angles
 from nnunet_medseg.volume.stack import Announced, Stack, stack_of
+from nnunet_medseg.volume.tiff import read_tiff
 
 __all__ = ["read_frames", "read_volume", "segment_names", "silence_readers"]
 
@@ -152,6 +153,8 @@ def _read(path: Path, wish: _Wish) -> tuple[Volume, ...]:
 def _read_stack(path: Path, family: Family, wish: _Wish) -> Stack:
     import SimpleITK as sitk
 
+    if family is TIFF:
+        return read_tiff(path, lambda announced: _check_announced(announced, wish))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(family.reader)
