@@ -184,4 +184,4 @@ def test_what_is_put_right_in_reading_is_a_warning_and_no_error(tmp_path):
 
     assert finding.severity == "warning"
     assert "resampled" in finding.message
-    assert "segmentation lies on the grid that was read" in finding.fix
+    assert "segmentation lies on the grid as it was read" in finding.fix

@@ -203,5 +203,5 @@ def _read_all(path: Path, case: Unlabelled) -> tuple[Volume, ...]:
 
 
 def _note(case: Unlabelled, note: str) -> Finding:
-    fix = "The segmentation lies on the grid that was read, which the image itself does not have."
+    fix = "The segmentation lies on the grid as it was read."
     return Finding("warning", case.result, "read with a repair", note, fix)
