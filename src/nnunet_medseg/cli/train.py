@@ -73,7 +73,7 @@ def add_shared(parser: argparse.ArgumentParser, folds: str = FOLDS_HELP) -> None
         "--image_extension",
         default=None,
         metavar="EXT",
-        help="only files of this ending are images; default: .nii.gz, or what is there",
+        help="only files of this ending are images; default: every format that can be read",
     )
     add(
         "--layout",

@@ -78,8 +78,8 @@ def describe(dataset: Path, **options: object) -> tuple[dict[str, Any], int]:
     Returns:
         What was found, in types of JSON, and the exit status: 0, or that of the error.
     """
-    content: dict[str, Any] = {"ready": False, "layout": None, "reason": "", "cases": []}
-    content |= {"labels": [], "channels": [], "folds": {}, "findings": []}
+    content: dict[str, Any] = {"ready": False, "folder": None, "layout": None, "reason": ""}
+    content |= {"cases": [], "labels": [], "channels": [], "folds": {}, "findings": []}
     try:
         asked = read_train_options(**options)
         found = read_dataset(
