@@ -168,6 +168,8 @@ BASES = st.sampled_from(
         (),
         ("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz"),
         ("imagesTr/a.nii", "labelsTr/a.nii.gz", "dataset.json"),
+        ("images/a.nii", "masks/a_seg.mha"),
+        ("p1/a.nii", "p1/segmentations/liver.nii"),
     ]
 )
 
