@@ -37,7 +37,8 @@ Tree = dict[str, bytes]
 @cache
 def image(patient: int, extension: str = ".nii.gz") -> Tree:
     """Return the files of an image, by their endings: one, or header and voxels."""
-    return stored(make_image(patient), extension)
+    # The one that is spoilt has values that may become no numbers.
+    return stored(make_image(patient, dtype=np.float32 if patient == 1 else np.int16), extension)
 
 
 @cache
@@ -47,7 +48,7 @@ def label(values: tuple[int, ...] = (1, 2), extension: str = ".nii.gz") -> Tree:
         (content,) = stored(make_label(values), ".nrrd").values()
         header, _, voxels = content.partition(b"\n\n")
         return {extension: header + b"\n" + SEGMENTS.encode() + b"\n\n" + voxels}
-    return stored(make_label(values), extension)
+    return stored(make_label(values, dtype=np.int16), extension)
 
 
 def stored(volume: Volume, extension: str) -> Tree:
