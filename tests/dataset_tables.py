@@ -23,8 +23,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference" / "datasets.md
 HEAD = """# Datasets: layouts, formats, rules, repairs
 
 What the program recognises, reads, looks for and puts right. The tables are made from the
-code, and a test compares them with it; `python tests/dataset_tables.py` writes them anew. How to use
-it: [bring your data](../datasets.md).
+code, and a test compares them with it; `python tests/dataset_tables.py` writes them anew. How
+to use it: [bring your data](../datasets.md).
 """
 # A new ending has to be told here.
 FORMATS = {
