@@ -1,0 +1,70 @@
+"""The table of formats: endings, the reader behind each, and what is looked at before it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nnunet_medseg.volume.meta import beside_header, has_few_dimensions, lost_in_meta
+from nnunet_medseg.volume.nifti import announced_by_nifti, lost_in_nifti, starts_like_nifti
+from nnunet_medseg.volume.nrrd import announced_by_nrrd, has_voxels_inside
+from nnunet_medseg.volume.stack import Announced, announced_by
+
+if TYPE_CHECKING:
+    import SimpleITK as sitk
+
+__all__ = ["EXTENSIONS", "NIFTI", "Family", "extension_of", "family_of", "files_of"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of file.
+
+    Attributes:
+        reader: The one part of SimpleITK that reads and writes it: left to choose, it hands a
+            strange file to every parser it has, and misses `.MHA`.
+        starts_well: Looks at what SimpleITK would act on while it reads the header.
+        announced: Returns what the header says, from what SimpleITK found in it.
+        count_lost: Looks whether all voxels are there and can be unpacked, where SimpleITK does
+            not, and returns how many are no numbers and would become others in silence.
+    """
+
+    reader: str
+    starts_well: Callable[[Path], bool]
+    announced: Callable[[Path, sitk.ImageFileReader], Announced]
+    count_lost: Callable[[Path, sitk.ImageFileReader], int]
+
+
+NIFTI = Family("NiftiImageIO", starts_like_nifti, announced_by_nifti, lost_in_nifti)
+NRRD = Family("NrrdImageIO", has_voxels_inside, announced_by_nrrd, lambda _path, _reader: 0)
+META = Family(
+    "MetaImageIO", has_few_dimensions, lambda _path, reader: announced_by(reader), lost_in_meta
+)
+
+# Endings of files with images in them; the longer of two that fit stands first.
+FORMATS = {".nii.gz": NIFTI, ".nii": NIFTI, ".nrrd": NRRD, ".mha": META, ".mhd": META}
+EXTENSIONS = tuple(FORMATS)
+
+
+def extension_of(path: Path) -> str | None:
+    """Return the image extension of a file name, or None when it is not one we read.
+
+    Examples:
+        >>> extension_of(Path("a/img.NII.gz")), extension_of(Path("notes.txt"))
+        ('.nii.gz', None)
+    """
+    name = path.name.lower()
+    return next((ending for ending in EXTENSIONS if name.endswith(ending)), None)
+
+
+def family_of(path: Path) -> Family:
+    """Return the kind of an image file, by its ending."""
+    return FORMATS[str(extension_of(path))]
+
+
+def files_of(path: Path) -> tuple[Path, ...]:
+    """Return the files that hold an image: itself, and for `.mhd` the data file beside it."""
+    beside = beside_header(path) if extension_of(path) == ".mhd" else None
+    return (path,) if beside is None else (path, beside)
