@@ -6,11 +6,13 @@ looking at a disk.
 
 from __future__ import annotations
 
+import gzip
 import json
 import tempfile
 from functools import cache
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from makers import make_image, make_label
 
@@ -74,6 +76,19 @@ def patient_folders(extension: str = ".nii.gz") -> Tree:
     for number, patient in enumerate(PATIENTS):
         put(tree, f"{patient}/img", image(number, extension.replace(".seg.", ".")))
         put(tree, f"{patient}/train", label(extension=extension))
+    return tree
+
+
+def strange_nifti(*, sheared: bool = False, frames: int = 0) -> Tree:
+    """Return patient folders of NIfTI files whose axes are sheared, or with a fourth axis."""
+    affine = np.diag([1.5, 1.0, 2.0, 1.0])
+    affine[0, 1] = 0.3 if sheared else 0.0
+    tree: Tree = {}
+    for number, patient in enumerate(PATIENTS):
+        for name, volume in (("img", make_image(number)), ("train", make_label((1, 2)))):
+            array = volume.array.T if not frames else np.stack([volume.array.T] * frames, axis=-1)
+            content = nibabel.Nifti1Image(array, affine).to_bytes()
+            tree[f"{patient}/{name}.nii.gz"] = gzip.compress(content, 1)
     return tree
 
 

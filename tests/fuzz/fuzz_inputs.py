@@ -11,9 +11,20 @@ import json
 import re
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from fuzz_datasets import DESCRIBED, LAYOUTS, PATIENTS, Tree, endings, image, label, patient_folders
+from fuzz_datasets import (
+    DESCRIBED,
+    LAYOUTS,
+    PATIENTS,
+    Tree,
+    endings,
+    image,
+    label,
+    patient_folders,
+    strange_nifti,
+)
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
@@ -346,9 +357,11 @@ NAME_EDITS: dict[str, Callable[..., Tree]] = {
 def kinds() -> dict[str, tuple[Any, Callable[[], Tree], Callable[..., tuple[Tree, str]]]]:
     """Return for each kind what is drawn, the honest dataset, and what applies the one to it."""
     found: dict[str, Any] = {
-        f"file{ending}": (file_edits, lambda ending=ending: patient_folders(ending), spoil_file)
+        f"file{ending}": (file_edits, partial(patient_folders, ending), spoil_file)
         for ending in endings()
     }
+    for name, strange in (("sheared", {"sheared": True}), ("frame", {"frames": 1})):
+        found[f"file.{name}"] = (file_edits, partial(strange_nifti, **strange), spoil_file)
     found |= {f"json.{name}": (json_edits, LAYOUTS[name], spoil_description) for name in DESCRIBED}
     found |= {f"names.{name}": (name_edits, LAYOUTS[name], spoil_names) for name in LAYOUTS}
     return found | {"tree": (free_tree, dict, spoil_names)}
