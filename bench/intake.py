@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -33,6 +34,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "intake.jsonl"
 CORES = 2  # for both: ours takes a process a core
 LOOK_EVERY_S = 0.1
 LARGE = (400, 512, 512)
+VOXEL_BYTES = 3  # of the image two, of the label map one
 AIM = 0.5
 STOCK = """
 import sys
@@ -78,12 +80,16 @@ def main() -> None:
         about = {
             "cases": cases, "shape": shape, "extension": given.extension, "note": given.note,
             "stored_mb": round(stored / 1e6), "date": time.strftime("%Y-%m-%d"),
+            "unpacked_case_mb": round(math.prod(shape) * VOXEL_BYTES / 1e6, 1),
         }  # fmt: skip
         print(json.dumps(about), flush=True)
         pairs = [measure_pair(raw, turn) for turn in range(given.pairs)]
     with RESULTS.open("a", encoding="utf-8") as lines:
         lines.writelines(json.dumps(about | pair, sort_keys=True) + "\n" for pair in pairs)
     show(pairs)
+    held = max(pair["ours"]["peak_mb"] for pair in pairs) / min(CORES, cases)
+    unpacked = about["unpacked_case_mb"]
+    print(f"ours holds {held:.0f} MB a case at work, which has {unpacked} MB unpacked")
 
 
 def measure_pair(raw: Path, turn: int) -> dict[str, dict[str, float]]:
