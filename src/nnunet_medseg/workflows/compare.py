@@ -311,7 +311,7 @@ def _measure(job: _Job, contender: _Contender, device: Device) -> Entry:
             with chatter(job.log):
                 written = segmenter.segment([case.images[place] for place in order])
                 seconds += time.monotonic() - started
-                truth = segmenter.read_truth(case.label)
+                truth, _ = segmenter.read_truth(case.label)
             predicted = predicted_values(written, index_of)
             scores[job.sources[case.name]] = _dice(truth, predicted, job.labels)
             if segmenter.reorients:
