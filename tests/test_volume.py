@@ -76,7 +76,7 @@ def test_an_extension_in_capitals_is_read_and_written(tmp_path, extension):
 
 @pytest.mark.parametrize("extension", EXTENSIONS)
 def test_a_file_of_another_format_under_a_wrong_name_is_unreadable(tmp_path, extension):
-    other = ".nii" if extension == ".nrrd" else ".nrrd"
+    other = ".nii" if extension.endswith(".nrrd") else ".nrrd"
     write_volume(tmp_path / f"a{other}", make_image())
 
     (tmp_path / f"a{other}").rename(tmp_path / f"b{extension}")

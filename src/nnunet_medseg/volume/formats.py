@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,22 +29,33 @@ class Family:
         announced: Returns what the header says, from what SimpleITK found in it.
         count_lost: Looks whether all voxels are there and can be unpacked, where SimpleITK does
             not, and returns how many are no numbers and would become others in silence.
+        has_segments: Whether frames are layers of segments, as 3D Slicer writes them.
     """
 
     reader: str
     starts_well: Callable[[Path], bool]
     announced: Callable[[Path, sitk.ImageFileReader], Announced]
     count_lost: Callable[[Path, sitk.ImageFileReader], int]
+    has_segments: bool = False
 
 
 NIFTI = Family("NiftiImageIO", starts_like_nifti, announced_by_nifti, lost_in_nifti)
 NRRD = Family("NrrdImageIO", has_voxels_inside, announced_by_nrrd, lambda _path, _reader: 0)
+# With segments, which the header names.
+SEGMENTS = replace(NRRD, has_segments=True)
 META = Family(
     "MetaImageIO", has_few_dimensions, lambda _path, reader: announced_by(reader), lost_in_meta
 )
 
 # Endings of files with images in them; the longer of two that fit stands first.
-FORMATS = {".nii.gz": NIFTI, ".nii": NIFTI, ".nrrd": NRRD, ".mha": META, ".mhd": META}
+FORMATS = {
+    ".nii.gz": NIFTI,
+    ".nii": NIFTI,
+    ".seg.nrrd": SEGMENTS,
+    ".nrrd": NRRD,
+    ".mha": META,
+    ".mhd": META,
+}
 EXTENSIONS = tuple(FORMATS)
 
 

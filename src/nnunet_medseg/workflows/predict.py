@@ -270,7 +270,9 @@ def _segment(job: _Job, case: Unlabelled) -> None:
 def _on_grid(path: Path, grid: Volume, copy: Path) -> Path:
     """Return a NIfTI file whose header agrees with the grid to the last bit."""
     volume = read_volume(path)
-    if extension_of(path) in {".nii", ".nii.gz"} and np.array_equal(volume.affine, grid.affine):
+    is_nifti = extension_of(path) in {".nii", ".nii.gz"}
+    # What was put right in reading is wrong in the file.
+    if is_nifti and not volume.notes and np.array_equal(volume.affine, grid.affine):
         return path
     write_volume(copy, grid.with_array(volume.array))
     return copy
