@@ -188,6 +188,8 @@ def judge_words(status: int, shown: str, spoilt: str) -> str:
     """Return what is wrong with what was shown."""
     if not 0 <= status < 10 or "Traceback" in shown:
         return f"it ended with status {status}: {shown[-SHOWN_CHARACTERS:]}"
+    if strange := {letter for letter in shown if not letter.isprintable()} - {"\n", "\t"}:
+        return f"it shows characters that drive a terminal: {strange}"
     if status and "What to do:" not in shown:
         return f"a refusal says no fix: {shown[-SHOWN_CHARACTERS:]}"
     # The voxels of an .mhd are a part of it.

@@ -58,6 +58,7 @@ def test_the_same_seed_gives_the_same_inputs(kind):
         (GOOD | {"status": 3}, "img.nii.gz is short", "a refusal says no fix"),
         (GOOD | {"cpu_s": 11.0}, "ready", "it took 11.0 s"),
         (GOOD | {"grown_bytes": 2 * MORE_BYTES}, "ready", "it took 600 MB, honest 0 MB"),
+        (GOOD, "\x1b[31m", "it shows characters that drive a terminal"),
         (GOOD | {"seen": ["os.system"]}, "ready", "it did what it must not"),
     ],
 )
