@@ -42,6 +42,7 @@ MODULES = (
     *("nnunet_medseg.cli.check", "nnunet_medseg.workflows.check", "nnunet_medseg.dataset.convert"),
 )
 SHOWN_CHARACTERS = 1500
+SHOWN_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def tell(outcomes: list[Outcome], seed: int, seconds: float) -> None:
     failed = [item.name for item in outcomes if item.status == "FAILS"]
     if failed:
         say(f"again: python tests/fuzz/fuzz.py --seed {seed} --only {failed[0]}")
-        say("failed: " + " ".join(failed))
+        say("failed: " + " ".join(failed[:SHOWN_NAMES]))
 
 
 if __name__ == "__main__":
