@@ -245,7 +245,7 @@ def evaluate(
     trained = json.loads((raw / DATASET_NAME / "dataset.json").read_text())["dataset"]
     scores = {
         case.name: dice_by_label(
-            segmenter.read_truth(case.label), segmenter.segment(case.images), list(names)
+            segmenter.read_truth(case.label)[0], segmenter.segment(case.images), list(names)
         )
         for case in read_cases(raw)
         if case.name not in trained

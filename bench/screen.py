@@ -184,7 +184,7 @@ def evaluate(run: Run, trainer: Any, plans: Any, configuration: str) -> dict[str
     for case in cases_of(run, only_split(run).evaluate):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             predicted = segmenter.segment(case.images)
-        scores.append(dice_by_label(segmenter.read_truth(case.label), predicted, labels))
+        scores.append(dice_by_label(segmenter.read_truth(case.label)[0], predicted, labels))
     means = {label: mean_dice([score[label] for score in scores]) for label in labels}
     return {
         "dice": round(mean_dice(list(means.values())), 4),

@@ -10,9 +10,9 @@ import pytest
 from tiny_model import make_facts
 
 from nnunet_medseg.bundle.manifest import EvaluationFacts, Manifest, SplitFacts, stock_command
+from nnunet_medseg.evaluation.scores import CaseScore, LabelScore
 from nnunet_medseg.report.summary import (
     HOUSE_ONLY,
-    CaseScore,
     quality_line,
     write_case_key,
     write_metrics,
@@ -39,9 +39,10 @@ def evaluated(mean: float | None, cases: int, of_cases: int, **dice) -> Evaluati
 def make_score(case: str, liver: float, lesion: float) -> CaseScore:
     return CaseScore(
         case,
-        {"liver": liver, "lesion": lesion},
-        {"liver": 1200.0, "lesion": 0.0},
-        {"liver": 1100.25, "lesion": 0.00004},
+        {
+            "liver": LabelScore(liver, 3.5, 0.75, 1.25, 2.0, 1200.0, 1100.25, 2, 1, 3),
+            "lesion": LabelScore(lesion, math.inf, 0.0, math.nan, 2.0, 0.0, 0.00004, 0, 0, 1),
+        },
     )
 
 
@@ -87,9 +88,15 @@ def test_metrics_have_a_row_a_case_and_label(tmp_path):
     write_metrics(path, ["lesion", "liver"], [make_score("case_0001", 0.9, math.nan)])
 
     assert read_rows(path) == [
-        ["case", "label", "dice", "truth_ml", "predicted_ml"],
-        ["case_0001", "lesion", "", "0.0000", "0.0000"],
-        ["case_0001", "liver", "0.900000", "1200.0000", "1100.2500"],
+        [
+            *("case", "label", "dice", "hd95_mm", "nsd", "tolerance_mm", "mean_distance_mm"),
+            *("truth_ml", "predicted_ml", "volume_error_ml", "components", "found", "false"),
+        ],
+        ["case_0001", "lesion", "", "inf", "0", "2", "", "0", "4e-05", "4e-05", "0", "0", "1"],
+        [
+            *("case_0001", "liver", "0.9", "3.5", "0.75", "2", "1.25"),
+            *("1200", "1100.25", "-99.75", "2", "1", "3"),
+        ],
     ]
 
 

@@ -32,7 +32,7 @@ class StandIn:
 
     def read_truth(self, path):
         self.asked.append(path)
-        return self._truth
+        return self._truth, (1.0, 1.0, 2.0)
 
 
 def slabs(*values: int) -> np.ndarray:
@@ -46,20 +46,24 @@ def slabs(*values: int) -> np.ndarray:
 def test_a_case_is_scored_by_label_with_volumes(tmp_path):
     segmenter = StandIn(written=slabs(1, 1, 2), truth=slabs(1, 2, 2))
 
-    score = score_case(segmenter, CASE, LABELS, 0.001, tmp_path / "log.txt")
+    score = score_case(segmenter, CASE, LABELS, tmp_path / "log.txt")
 
     assert score.case == "case_0001"
     assert score.dice["liver"] == pytest.approx(2 / 3)
     assert score.dice["lesion"] == pytest.approx(2 / 3)
     assert math.isnan(score.dice["kidney"])
-    assert score.truth_ml == pytest.approx({"liver": 1.024, "lesion": 2.048, "kidney": 0.0})
-    assert score.predicted_ml == pytest.approx({"liver": 2.048, "lesion": 1.024, "kidney": 0.0})
+    volumes = {name: (one.truth_ml, one.predicted_ml) for name, one in score.labels.items()}
+    assert volumes["liver"] == pytest.approx((2.048, 4.096))
+    assert volumes["lesion"] == pytest.approx((4.096, 2.048))
+    assert volumes["kidney"] == (0, 0)
+    # The border between both labels is moved by four slices of 1 mm.
+    assert score.labels["liver"].hd95_mm == score.labels["lesion"].hd95_mm == 4.0
 
 
 def test_the_truth_is_read_by_the_reader_of_the_model(tmp_path):
     segmenter = StandIn(written=slabs(1), truth=slabs(1))
 
-    score_case(segmenter, CASE, LABELS, 1.0, tmp_path / "log.txt")
+    score_case(segmenter, CASE, LABELS, tmp_path / "log.txt")
 
     assert segmenter.asked == [CASE.images, CASE.label]
 
@@ -67,7 +71,7 @@ def test_the_truth_is_read_by_the_reader_of_the_model(tmp_path):
 def test_what_nnunet_prints_goes_to_the_log_without_paths(tmp_path, capsys):
     segmenter = StandIn(written=slabs(1), truth=slabs(1))
 
-    score_case(segmenter, CASE, LABELS, 1.0, tmp_path / "log.txt")
+    score_case(segmenter, CASE, LABELS, tmp_path / "log.txt")
 
     assert capsys.readouterr().out == ""
     assert (tmp_path / "log.txt").read_text() == "using pin_memory on <path>\n"
@@ -76,9 +80,7 @@ def test_what_nnunet_prints_goes_to_the_log_without_paths(tmp_path, capsys):
 def test_a_model_that_numbers_the_labels_otherwise_is_scored_by_what_it_means(tmp_path):
     segmenter = StandIn(written=slabs(3, 1, 2), truth=slabs(1, 2, 3))
 
-    score = score_case(
-        segmenter, CASE, LABELS, 1.0, tmp_path / "log.txt", index_of={3: 1, 1: 2, 2: 3}
-    )
+    score = score_case(segmenter, CASE, LABELS, tmp_path / "log.txt", index_of={3: 1, 1: 2, 2: 3})
 
     assert score.dice == {"liver": 1.0, "lesion": 1.0, "kidney": 1.0}
 

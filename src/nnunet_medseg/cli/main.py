@@ -7,7 +7,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_medseg.cli import check, clean, compare, datasets, demo, forget, predict, train, vary
+from nnunet_medseg.cli import (
+    check,
+    clean,
+    compare,
+    datasets,
+    demo,
+    evaluate,
+    forget,
+    predict,
+    train,
+    vary,
+)
 from nnunet_medseg.cli.door import Parser, through_the_door
 
 __all__ = ["exe_predict", "exe_train", "main", "program"]
@@ -17,6 +28,7 @@ COMMANDS = {
     "predict": predict,
     "check": check,
     "compare": compare,
+    "evaluate": evaluate,
     "demo": demo,
     "vary": vary,
     "datasets": datasets,

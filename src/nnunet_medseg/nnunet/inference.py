@@ -187,10 +187,15 @@ class Segmenter:
         with self._autocast:
             return np.asarray(self._predictor.predict_single_npy_array(array, properties))
 
-    def read_truth(self, path: Path) -> np.ndarray[Any, Any]:
-        """Read a label map as `segment` returns one: `(z, y, x)`, in the reader's orientation."""
-        array, _ = self._reader.read_seg(str(path))
-        return np.asarray(array[0]).astype(np.int32)
+    def read_truth(self, path: Path) -> tuple[np.ndarray[Any, Any], tuple[float, ...]]:
+        """Read a label map as `segment` returns one, in the reader's orientation.
+
+        Returns:
+            The map, shape `(z, y, x)`, and the spacing in mm in the same order.
+        """
+        array, properties = self._reader.read_seg(str(path))
+        spacing_mm = tuple(float(side) for side in properties["spacing"])
+        return np.asarray(array[0]).astype(np.int32), spacing_mm
 
 
 def check_shapes(network: torch.nn.Module, weights: Sequence[dict[str, torch.Tensor]]) -> None:

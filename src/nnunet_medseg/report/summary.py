@@ -6,28 +6,33 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_medseg.bundle.manifest import Manifest
 from nnunet_medseg.console import duration
+from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.files import write_atomic
 
-__all__ = ["CaseScore", "quality_line", "write_case_key", "write_metrics", "write_summary"]
+__all__ = ["quality_line", "write_case_key", "write_metrics", "write_summary"]
+
+# Columns of metrics.csv: what is measured of a label in a case, under the names of `LabelScore`.
+METRICS = (
+    "dice",
+    "hd95_mm",
+    "nsd",
+    "tolerance_mm",
+    "mean_distance_mm",
+    "truth_ml",
+    "predicted_ml",
+    "volume_error_ml",
+    "components",
+    "found",
+    "false",
+)
 
 HOUSE_ONLY = (
     "For the house only: this file counts or names patients. To be given away: the folder model."
 )
-
-
-@dataclass(frozen=True)
-class CaseScore:
-    """Dice of one case by label name; NaN where neither truth nor prediction has the label."""
-
-    case: str
-    dice: dict[str, float]
-    truth_ml: dict[str, float]
-    predicted_ml: dict[str, float]
 
 
 def quality_line(manifest: Manifest) -> str:
@@ -159,23 +164,26 @@ def _comparison_lines(manifest: Manifest) -> list[str]:
 
 
 def write_metrics(path: Path, labels: Sequence[str], scores: Sequence[CaseScore]) -> None:
-    """Write one row a case and label; an empty Dice means that neither map has the label."""
+    """Write one row a case and label.
+
+    Nothing stands where there is nothing to measure, because neither map has the label; a distance
+    is "inf" where one of them has.
+    """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["case", "label", "dice", "truth_ml", "predicted_ml"])
+    writer.writerow(["case", "label", *METRICS])
     for score in scores:
         for label in labels:
-            dice = score.dice[label]
-            writer.writerow(
-                [
-                    score.case,
-                    label,
-                    "" if math.isnan(dice) else f"{dice:.6f}",
-                    f"{score.truth_ml[label]:.4f}",
-                    f"{score.predicted_ml[label]:.4f}",
-                ]
-            )
+            measured = score.labels[label]
+            values = {name: getattr(measured, name) for name in METRICS}
+            writer.writerow([score.case, label, *map(_shown, values.values())])
     write_atomic(path, table.getvalue().encode())
+
+
+def _shown(value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return "" if math.isnan(value) else f"{value:.6g}"
 
 
 def write_case_key(path: Path, sources: Mapping[str, str]) -> None:

@@ -14,8 +14,7 @@ import numpy as np
 
 from nnunet_medseg.dataset.labels import LabelMap
 from nnunet_medseg.dataset.raw_layout import RawCase
-from nnunet_medseg.evaluation.overlap import dice_by_label
-from nnunet_medseg.report.summary import CaseScore
+from nnunet_medseg.evaluation.scores import CaseScore, score_maps
 
 __all__ = ["predicted_values", "score_case"]
 
@@ -24,7 +23,6 @@ def score_case(
     segmenter: Any,
     case: RawCase,
     labels: LabelMap,
-    voxel_ml: float,
     log: Path,
     index_of: Mapping[int, int] | None = None,
 ) -> CaseScore:
@@ -34,7 +32,6 @@ def score_case(
         segmenter: A `Segmenter`.
         case: A converted case; its label map holds the indices of the labels.
         labels: The labels to score.
-        voxel_ml: Volume of a voxel in ml.
         log: File that takes what nnU-Net prints.
         index_of: As for `predicted_values`.
     """
@@ -42,14 +39,9 @@ def score_case(
 
     with chatter(log):
         predicted = predicted_values(segmenter.segment(case.images), index_of)
-        truth = segmenter.read_truth(case.label)
-    dice = dice_by_label(truth, predicted, [label.index for label in labels])
-    return CaseScore(
-        case.name,
-        {label.name: dice[label.index] for label in labels},
-        _volumes_ml(truth, labels, voxel_ml),
-        _volumes_ml(predicted, labels, voxel_ml),
-    )
+        truth, spacing_mm = segmenter.read_truth(case.label)
+    values = {label.name: label.index for label in labels}
+    return CaseScore(case.name, score_maps(truth, predicted, values, spacing_mm))
 
 
 def predicted_values(
@@ -72,7 +64,3 @@ def predicted_values(
     for index, ours in index_of.items():
         values[predicted == index] = ours
     return values
-
-
-def _volumes_ml(array: np.ndarray[Any, Any], labels: LabelMap, voxel_ml: float) -> dict[str, float]:
-    return {label.name: float((array == label.index).sum() * voxel_ml) for label in labels}

@@ -21,8 +21,8 @@ from nnunet_medseg.budget.estimate import (
 )
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import RawCase
+from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.files import read_json
-from nnunet_medseg.report.summary import CaseScore
 from nnunet_medseg.workflows.scoring import score_case
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
@@ -168,19 +168,14 @@ class _Scoring:
         if self._index_of is not None:
             known = set(self._index_of.values())
             labels = tuple(label for label in labels if label.index in known)
-        spacing = next(item.spacing_mm for item in self._checked.facts if item.name == case.name)
-        voxel_ml = math.prod(spacing) / 1000
-        return score_case(self._segmenter, case, labels, voxel_ml, log, self._index_of)
+        return score_case(self._segmenter, case, labels, log, self._index_of)
 
 
 def read_scores(path: Path) -> list[CaseScore]:
     """Return the scores that were written down; none where nothing was evaluated."""
     if not path.exists():
         return []
-    return [
-        CaseScore(row["case"], row["dice"], row["truth_ml"], row["predicted_ml"])
-        for row in read_lines(path)
-    ]
+    return [CaseScore.from_json(row) for row in read_lines(path)]
 
 
 def _append_line(path: Path, record: dict[str, Any]) -> None:

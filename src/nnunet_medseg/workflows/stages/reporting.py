@@ -12,6 +12,7 @@ from nnunet_medseg.bundle.manifest import ComparedFacts, EvaluationFacts, Pretra
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.errors import TrainingError
 from nnunet_medseg.evaluation.overlap import mean_dice
+from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.report.comparison import (
     Comparison,
@@ -20,7 +21,7 @@ from nnunet_medseg.report.comparison import (
     table_rows,
     write_comparison,
 )
-from nnunet_medseg.report.summary import CaseScore, write_case_key, write_metrics
+from nnunet_medseg.report.summary import write_case_key, write_metrics
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import handed_over, trainings_of
