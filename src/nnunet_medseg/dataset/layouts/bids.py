@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
-from nnunet_medseg.dataset.layouts.class_masks import class_findings
+from nnunet_medseg.dataset.layouts.class_names import class_findings
 from nnunet_medseg.dataset.layouts.listing import image_files, stem_of, subfolders
 from nnunet_medseg.dataset.layouts.pairing import (
     most_frequent,
