@@ -156,8 +156,8 @@ def test_two_layouts_that_fit_are_a_question_to_the_user(tmp_path):
     for ask in (find_dataset, partial(read_dataset, extension=None)):
         with pytest.raises(DatasetError, match="read in 2 ways") as caught:
             ask(folder)
-        assert "segmentations with masks" in caught.value.problem
-        assert "with label.nii.gz" in caught.value.problem
+        assert "a folder of masks (segmentations)" in caught.value.problem
+        assert "a label map called label" in caught.value.problem
         assert "--layout class_masks or --layout patient_folders" in caught.value.fix
     answered = {
         name: read_dataset(find_dataset(tmp_path, name), None, name)

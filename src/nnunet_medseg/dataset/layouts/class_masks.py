@@ -60,8 +60,7 @@ def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
             continue
         found = _list_patient(patient, extensions)
         if found.images and found.masks:
-            place = f"{patient.name}/{found.mask_folders[0].name}"
-            return f"folders such as {place} with masks beside an image ({found.masks[0].name})"
+            return f"folders with an image and a folder of masks ({found.mask_folders[0].name})"
     return ""
 
 
