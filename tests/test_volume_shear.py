@@ -16,7 +16,7 @@ from nnunet_medseg.volume import (
 )
 
 RESAMPLED = "sheared axes resampled onto a grid at right angles"
-SNAPPED = "axes almost at right angles turned onto a grid at right angles"
+SNAPPED = "rounding in the direction of the axes removed"
 TILTED = [[1.5, 0.4, 0.0, 5], [0.0, 1.0, 0.6, -7], [0.0, 0.0, 2.0, 3], [0, 0, 0, 1]]
 FLIPPED = [[-1.5, 0.2, 0.3, 5], [0.0, 0.3, 2.0, -7], [0.1, 1.0, 0.0, 3], [0, 0, 0, 1]]
 
@@ -114,8 +114,8 @@ def test_what_was_resampled_is_written_and_read_as_any_other(tmp_path):
     assert orientation_code(back) == orientation_code(volume)
 
 
-@pytest.mark.parametrize(("noise", "notes"), [(2e-4, ()), (9e-4, (SNAPPED,)), (5e-3, (RESAMPLED,))])
-def test_rounding_in_the_directions_turns_the_grid_and_keeps_the_voxels(tmp_path, noise, notes):
+@pytest.mark.parametrize(("noise", "note"), [(2e-4, SNAPPED), (9e-4, SNAPPED), (5e-3, RESAMPLED)])
+def test_rounding_in_the_directions_turns_the_grid_and_keeps_the_voxels(tmp_path, noise, note):
     affine = np.diag([1.0, 1, 1, 1])
     affine[0, 1] = noise
     blob = np.pad(make_blob(), ((0, 0), (0, 100), (0, 0)), constant_values=100)
@@ -123,10 +123,10 @@ def test_rounding_in_the_directions_turns_the_grid_and_keeps_the_voxels(tmp_path
 
     volume = read_volume(path)
 
-    assert volume.notes == notes
+    assert volume.notes == (note,)
     centre = centre_of(volume.array - 100, volume.affine)
     np.testing.assert_allclose(centre, centre_of(blob - 100, in_lps(affine)), atol=0.1)
-    if notes != (RESAMPLED,):
+    if note != RESAMPLED:
         np.testing.assert_array_equal(volume.array, blob)
 
 

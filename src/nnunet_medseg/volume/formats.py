@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,12 @@ from nnunet_medseg.volume.meta import beside_header, has_few_dimensions, lost_in
 from nnunet_medseg.volume.nifti import announced_by_nifti, lost_in_nifti, starts_like_nifti
 from nnunet_medseg.volume.nrrd import announced_by_nrrd, has_voxels_inside
 from nnunet_medseg.volume.stack import Announced, announced_by
+from nnunet_medseg.volume.tiff import spacing_file, starts_like_tiff
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["EXTENSIONS", "NIFTI", "Family", "extension_of", "family_of", "files_of"]
+__all__ = ["EXTENSIONS", "NIFTI", "TIFF", "Family", "extension_of", "family_of", "files_of"]
 
 
 @dataclass(frozen=True)
@@ -29,22 +30,42 @@ class Family:
         announced: Returns what the header says, from what SimpleITK found in it.
         count_lost: Looks whether all voxels are there and can be unpacked, where SimpleITK does
             not, and returns how many are no numbers and would become others in silence.
+        has_segments: Whether frames are layers of segments, as 3D Slicer writes them.
     """
 
     reader: str
     starts_well: Callable[[Path], bool]
     announced: Callable[[Path, sitk.ImageFileReader], Announced]
     count_lost: Callable[[Path, sitk.ImageFileReader], int]
+    has_segments: bool = False
+
+
+def no_loss(_path: Path, _reader: sitk.ImageFileReader) -> int:
+    """Return 0, for files that SimpleITK reads as they are, or not at all."""
+    return 0
 
 
 NIFTI = Family("NiftiImageIO", starts_like_nifti, announced_by_nifti, lost_in_nifti)
-NRRD = Family("NrrdImageIO", has_voxels_inside, announced_by_nrrd, lambda _path, _reader: 0)
+NRRD = Family("NrrdImageIO", has_voxels_inside, announced_by_nrrd, no_loss)
+# With segments, which the header names.
+SEGMENTS = replace(NRRD, has_segments=True)
 META = Family(
     "MetaImageIO", has_few_dimensions, lambda _path, reader: announced_by(reader), lost_in_meta
 )
+# Not read by SimpleITK, which loses half of what the format may hold; see tiff.py.
+TIFF = Family("", starts_like_tiff, lambda _path, reader: announced_by(reader), no_loss)
 
 # Endings of files with images in them; the longer of two that fit stands first.
-FORMATS = {".nii.gz": NIFTI, ".nii": NIFTI, ".nrrd": NRRD, ".mha": META, ".mhd": META}
+FORMATS = {
+    ".nii.gz": NIFTI,
+    ".nii": NIFTI,
+    ".seg.nrrd": SEGMENTS,
+    ".nrrd": NRRD,
+    ".mha": META,
+    ".mhd": META,
+    ".tif": TIFF,
+    ".tiff": TIFF,
+}
 EXTENSIONS = tuple(FORMATS)
 
 
@@ -65,6 +86,14 @@ def family_of(path: Path) -> Family:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """Return the files that hold an image: itself, and for `.mhd` the data file beside it."""
-    beside = beside_header(path) if extension_of(path) == ".mhd" else None
+    """Return the files that hold an image: itself, and what belongs to it beside it.
+
+    That is the data file of an `.mhd`, and the JSON file that tells the voxel size of a `.tif`.
+    """
+    extension = extension_of(path)
+    beside = None
+    if extension == ".mhd":
+        beside = beside_header(path)
+    elif extension in (".tif", ".tiff"):
+        beside = spacing_file(path)
     return (path,) if beside is None else (path, beside)

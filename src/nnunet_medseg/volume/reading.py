@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_medseg.volume.formats import NIFTI, Family, family_of
+from nnunet_medseg.volume.formats import NIFTI, TIFF, Family, family_of
 from nnunet_medseg.volume.grid import Volume
 from nnunet_medseg.volume.nifti import read_nifti, read_nifti_header
+from nnunet_medseg.volume.nrrd import header_of
 from nnunet_medseg.volume.problems import (
     VolumeError,
     count_lost,
@@ -21,8 +22,10 @@ from nnunet_medseg.volume.problems import (
     too_large,
     unreadable,
 )
+from nnunet_medseg.volume.segments import Segment, merge_layers, segments_in
 from nnunet_medseg.volume.shear import READING_COPIES, at_right_angles
 from nnunet_medseg.volume.stack import Announced, Stack, stack_of
+from nnunet_medseg.volume.tiff import read_tiff
 
 __all__ = ["read_frames", "read_volume", "segment_names", "silence_readers"]
 
@@ -92,9 +95,27 @@ def read_frames(
 
 
 def segment_names(path: Path) -> dict[int, str]:
-    """Return the names of the segments of a `.seg.nrrd`, by label value; empty otherwise."""
-    del path
-    return {}
+    """Return the names of the segments of a `.seg.nrrd`, by label value; empty otherwise.
+
+    The values are those that `read_volume` brings.
+
+    Raises:
+        VolumeError: When the header is damaged.
+    """
+    if not family_of(path).has_segments:
+        return {}
+    _check_name(path)
+    return {segment.value: segment.name for segment in _segments_of(path)}
+
+
+def _segments_of(path: Path) -> tuple[Segment, ...]:
+    try:
+        header = header_of(path)
+    except OSError as cause:
+        raise unreadable() from cause
+    if header is None:
+        raise unreadable()
+    return segments_in(header)
 
 
 def silence_readers() -> None:
@@ -111,10 +132,14 @@ def _read(path: Path, wish: _Wish) -> tuple[Volume, ...]:
     _check_name(path)
     silence_readers()
     family = family_of(path)
+    segments = _segments_of(path) if family.has_segments else ()
+    # What has layers becomes one label map.
+    wish = replace(wish, allow_frames=True) if segments else wish
     try:
         if not family.starts_well(path):
             raise unreadable()
         stack = _read_stack(path, family, wish)
+        stack = merge_layers(stack, segments) if segments else stack
     except VolumeError:
         raise
     # What is no number, and what is no stream of the format.
@@ -128,6 +153,8 @@ def _read(path: Path, wish: _Wish) -> tuple[Volume, ...]:
 def _read_stack(path: Path, family: Family, wish: _Wish) -> Stack:
     import SimpleITK as sitk
 
+    if family is TIFF:
+        return read_tiff(path, lambda announced: _check_announced(announced, wish))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(family.reader)

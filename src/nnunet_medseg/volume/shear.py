@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunet_medseg.volume.grid import GRID_TOLERANCE, Volume, grid_shift
+from nnunet_medseg.volume.grid import Volume
 from nnunet_medseg.volume.problems import sheared, too_large
 
 __all__ = ["READING_COPIES", "at_right_angles"]
@@ -26,7 +26,7 @@ LENGTH_TOLERANCE = 0.1  # of the columns of a direction matrix, which are 1
 READING_COPIES = 3
 # A corner this far beyond the last voxel, in voxels, is rounding.
 ROUNDING = 1e-3
-SNAPPED = "axes almost at right angles turned onto a grid at right angles"
+SNAPPED = "rounding in the direction of the axes removed"
 RESAMPLED = "sheared axes resampled onto a grid at right angles"
 
 
@@ -76,9 +76,8 @@ def _on(
 
 def _snapped(volume: Volume, axes: np.ndarray[Any, Any]) -> Volume:
     affine = _centred(volume, axes, np.array(volume.array.shape[::-1]))
-    snapped = _on(volume.array, affine, volume.notes)
-    is_far = grid_shift(volume, snapped) > GRID_TOLERANCE / 10
-    return _on(volume.array, affine, (*volume.notes, SNAPPED)) if is_far else snapped
+    # Said even where nothing moves: SimpleITK, and so nnU-Net, cannot read the file itself.
+    return _on(volume.array, affine, (*volume.notes, SNAPPED))
 
 
 def _resampled(
