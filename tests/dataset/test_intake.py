@@ -192,7 +192,7 @@ def test_what_is_no_dataset_is_told_every_layout(tmp_path):
     assert len(caught.value.fix) < 900
 
 
-@pytest.mark.parametrize("extension", EXTENSIONS)
+@pytest.mark.parametrize("extension", [kind for kind in EXTENSIONS if kind != ".seg.nrrd"])
 @pytest.mark.parametrize("asked", [True, False])
 def test_every_format_is_taken_asked_for_or_not(tmp_path, extension, asked):
     folder = write_patients(tmp_path / "set", cases=2, extension=extension)

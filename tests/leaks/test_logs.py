@@ -25,7 +25,7 @@ WORDS = (*NAMES, *HEADERS)
 PATH = f"/data/{PATIENTS[0]}/{PATIENTS[1]} {PATIENTS[3]}"
 
 
-def fail_while_reading(folder: Path) -> None:
+def fail_while_reading(folder: Path, *_: object) -> None:
     try:
         int(f"{TEXT} in {folder}")
     except ValueError as cause:
@@ -33,15 +33,15 @@ def fail_while_reading(folder: Path) -> None:
         raise RuntimeError(problem) from cause
 
 
-def no_such_key(_: Path) -> None:
+def no_such_key(*_: object) -> None:
     raise KeyError(PATIENTS[2])
 
 
-def no_such_file(folder: Path) -> None:
+def no_such_file(folder: Path, *_: object) -> None:
     raise IsADirectoryError(21, "Is a directory", str(folder / PATIENTS[1]))
 
 
-def of_several_lines(folder: Path) -> None:
+def of_several_lines(folder: Path, *_: object) -> None:
     problem = f"cannot\n{PATIENTS[0]}\n{folder}\t{TEXT}"
     raise AssertionError(problem)
 
