@@ -80,8 +80,6 @@ def test_a_dataset_is_read_however_deep_it_is_wrapped_and_whatever_litter_lies_i
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("fold", ["all", "1", "cv"])
 def test_a_dataset_passes_its_check_with_a_split(tmp_path, name, fold):
-    if name == "class_masks":
-        pytest.skip("the check does not merge masks yet")
     folder = WRITERS[name](tmp_path / "set")
     before = hashes_of(tmp_path)
 
