@@ -24,7 +24,7 @@ from nnunet_medseg.volume.problems import (
 )
 from nnunet_medseg.volume.segments import Segment, merge_layers, segments_in
 from nnunet_medseg.volume.shear import READING_COPIES, at_right_angles
-from nnunet_medseg.volume.stack import Announced, Stack, stack_of
+from nnunet_medseg.volume.stack import Announced, Stack, stack_of, voxels_of
 from nnunet_medseg.volume.tiff import read_tiff
 
 __all__ = ["read_frames", "read_volume", "segment_names", "silence_readers"]
@@ -166,12 +166,14 @@ def _read_stack(path: Path, family: Family, wish: _Wish) -> Stack:
         return _read_refused(path, wish)
     announced = family.announced(path, reader)
     _check_announced(announced, wish)
-    lost = family.count_lost(path, reader)
-    _check_lost(lost, wish)
-    stack = stack_of(reader.Execute())
-    if lost:
-        stack = replace(stack, array=read_nifti(path).array)
-    return replace(stack, notes=announced.notes)
+    looked = family.look(path, reader)
+    _check_lost(looked.lost, wish)
+    array = looked.array
+    if array is None and looked.lost:
+        array = read_nifti(path).array
+    if array is None:
+        array = voxels_of(reader.Execute())
+    return stack_of(array, reader, announced.notes)
 
 
 def _read_refused(path: Path, wish: _Wish) -> Stack:
