@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from layout_makers import write_class_masks
+from layout_makers import touch, write_class_masks
 from makers import make_label, write_patient, write_patients, write_raw
 
 from nnunet_medseg.dataset.intake import (
@@ -192,7 +192,7 @@ def test_what_is_no_dataset_is_told_every_layout(tmp_path):
     assert len(caught.value.fix) < 900
 
 
-@pytest.mark.parametrize("extension", [kind for kind in EXTENSIONS if kind != ".seg.nrrd"])
+@pytest.mark.parametrize("extension", sorted({*EXTENSIONS} - {".seg.nrrd"}))
 @pytest.mark.parametrize("asked", [True, False])
 def test_every_format_is_taken_asked_for_or_not(tmp_path, extension, asked):
     folder = write_patients(tmp_path / "set", cases=2, extension=extension)
@@ -263,3 +263,17 @@ def test_a_value_that_is_called_otherwise_in_another_label_map_is_a_finding(tmp_
 
     assert (finding.severity, finding.case) == ("error", "p2")
     assert "calls the value 1 tumor; it is liver in p1" in finding.message
+
+
+@pytest.mark.parametrize(
+    "names", [("img", "train"), ("ct", "ct"), ("a", "a_seg"), ("a", "Segmentation")]
+)
+@pytest.mark.parametrize("asked", [None, ".nrrd"])
+def test_a_segmentation_of_slicer_is_the_label_map_of_a_patient(tmp_path, names, asked):
+    image, label = (f"{names[0]}.nrrd", f"{names[1]}.seg.nrrd")
+    touch(tmp_path, f"p1/{image}", f"p1/{label}")
+
+    dataset = read_dataset(tmp_path, asked)
+
+    assert [path.name for path in dataset.cases[0].files] == [image, label]
+    assert dataset.findings == ()

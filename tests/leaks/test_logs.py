@@ -52,7 +52,9 @@ def test_a_failure_of_ours_leaves_a_log_that_names_nobody(tmp_path, capsys, monk
     logs = tmp_path / "temporary"
     logs.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(logs))
-    monkeypatch.setattr("nnunet_medseg.workflows.train.find_dataset", fail)
+    monkeypatch.setattr(
+        "nnunet_medseg.workflows.train.find_dataset", lambda folder, _: fail(folder)
+    )
     monkeypatch.chdir(folder)
 
     status = exe_train(tmp_path / PATIENTS[0], [])
