@@ -31,6 +31,7 @@ __all__ = [
     "error",
     "heading",
     "progress",
+    "raw",
     "stage_line",
     "table",
     "visible",
@@ -117,6 +118,11 @@ def error(problem: str, fix: str) -> None:
     console.print(Text.assemble(("Error:", "bold red"), f" {visible(problem)}"))
     if fix:
         console.print(Text.assemble(("What to do:", "bold"), f" {visible(fix)}"))
+
+
+def raw(text: str) -> None:
+    """Print a text for programs, as it is."""
+    _console().print(Text(text))
 
 
 def stage_line(name: str, seconds: float, expected_s: float | None) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-import pytest
-from makers import write_patient, write_patients, write_raw
+from functools import partial
 
-from nnunet_medseg.dataset.intake import check_extension, find_dataset, read_dataset
+import pytest
+from layout_makers import write_class_masks
+from makers import make_label, write_patient, write_patients, write_raw
+
+from nnunet_medseg.dataset.intake import (
+    check_extension,
+    check_layout,
+    find_dataset,
+    read_dataset,
+)
+from nnunet_medseg.dataset.layouts import layouts
 from nnunet_medseg.dataset.layouts.listing import all_images, is_litter
 from nnunet_medseg.errors import DatasetError, FolderError, UsageError
-from nnunet_medseg.volume import EXTENSIONS
+from nnunet_medseg.volume import EXTENSIONS, write_volume
 
 
 @pytest.mark.parametrize("text", ["nii.gz", ".nii.gz", " NII.GZ ", ".Nii.Gz"])
@@ -128,6 +137,61 @@ def test_litter_is_not_taken_for_images(tmp_path):
     assert is_litter(folder / "__MACOSX")
 
 
+def test_a_layout_is_known_by_the_names_of_people_and_of_programs():
+    names = ["AUTO", "nnU-Net raw", "nnunet_raw", "Patient Folders", "bids", "Class-Masks"]
+
+    found = [check_layout(name) for name in names]
+
+    assert found == ["auto", "nnunet_raw", "nnunet_raw", "patient_folders", "bids", "class_masks"]
+    with pytest.raises(UsageError, match="not a layout") as caught:
+        check_layout("dicom")
+    assert "auto, bids, class_masks, decathlon, flat" in caught.value.fix
+
+
+def test_two_layouts_that_fit_are_a_question_to_the_user(tmp_path):
+    folder = write_class_masks(tmp_path / "set")
+    for number in (1, 2, 3):
+        write_volume(folder / f"s{number}" / "label.nii.gz", make_label())
+
+    for ask in (find_dataset, partial(read_dataset, extension=None)):
+        with pytest.raises(DatasetError, match="read in 2 ways") as caught:
+            ask(folder)
+        assert "segmentations with masks" in caught.value.problem
+        assert "with label.nii.gz" in caught.value.problem
+        assert "--layout class_masks or --layout patient_folders" in caught.value.fix
+    answered = {
+        name: read_dataset(find_dataset(tmp_path, name), None, name)
+        for name in ("class_masks", "patient_folders")
+    }
+
+    assert len(answered["class_masks"].cases[0].masks) == 2
+    assert answered["patient_folders"].cases[0].label.name == "label.nii.gz"
+    assert [len(dataset.cases) for dataset in answered.values()] == [3, 3]
+    assert not any(dataset.findings for dataset in answered.values())
+
+
+def test_a_layout_that_is_asked_for_and_is_not_there_is_refused(tmp_path):
+    write_patients(tmp_path / "set", cases=1)
+
+    with pytest.raises(
+        DatasetError, match=r"not laid out as --layout bids .* 2 \.nii\.gz"
+    ) as caught:
+        find_dataset(tmp_path, "bids")
+
+    assert "sub-01/anat" in caught.value.fix
+
+
+def test_what_is_no_dataset_is_told_every_layout(tmp_path):
+    (tmp_path / "notes.txt").touch()
+
+    with pytest.raises(DatasetError) as caught:
+        find_dataset(tmp_path)
+
+    for layout in layouts().values():
+        assert f"{layout.NAME}: {layout.DESCRIPTION}" in caught.value.fix
+    assert len(caught.value.fix) < 900
+
+
 @pytest.mark.parametrize("extension", EXTENSIONS)
 @pytest.mark.parametrize("asked", [True, False])
 def test_every_format_is_taken_asked_for_or_not(tmp_path, extension, asked):
@@ -139,16 +203,18 @@ def test_every_format_is_taken_asked_for_or_not(tmp_path, extension, asked):
     assert dataset.findings == ()
 
 
-def test_without_a_wish_only_files_of_the_default_ending_count_when_there_are_any(tmp_path):
-    folder = write_patients(tmp_path / "set", cases=2)
+def test_without_a_wish_every_format_counts(tmp_path):
+    folder = write_patients(tmp_path / "set", cases=1)
+    write_patient(folder / "p8", extension=".mha")
     write_patient(folder / "p9", extension=".nrrd")
 
     dataset = read_dataset(folder, None)
+    asked = read_dataset(folder, ".nrrd")
 
-    assert [case.source for case in dataset.cases] == ["p1", "p2"]
-    assert [(finding.case, finding.rule) for finding in dataset.findings] == [
-        ("p9", "empty folder")
-    ]
+    assert [case.source for case in dataset.cases] == ["p1", "p8", "p9"]
+    assert dataset.findings == ()
+    assert [case.source for case in asked.cases] == ["p9"]
+    assert {finding.rule for finding in asked.findings} == {"empty folder"}
 
 
 @pytest.mark.parametrize("write", [write_patients, write_raw])

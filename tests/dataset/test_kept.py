@@ -302,7 +302,7 @@ def use(work: Path) -> None:
     except DatasetError:
         return
     assert kept.holds(list_files(kept.files, hashed=True)) in {True, False}
-    assert set(kept.record.options) <= {"label", "image_type", "extension"}
+    assert set(kept.record.options) <= {"label", "image_type", "extension", "layout"}
 
 
 @pytest.mark.parametrize(

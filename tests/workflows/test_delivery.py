@@ -161,7 +161,12 @@ def test_a_dataset_that_is_kept_leaves_the_input_folder(run, capsys):
 
     kept = find_kept(run.folders.work, "M")
     assert files_in(kept.files) == {"Patient/img.nii.gz", "notes.txt"}
-    assert kept.record.options == {"label": "NONE", "image_type": "NONE", "extension": None}
+    assert kept.record.options == {
+        "label": "NONE",
+        "image_type": "NONE",
+        "extension": None,
+        "layout": "auto",
+    }
     assert files_in(run.folders.input) == set()
     assert "-d M with an empty input folder" in " ".join(capsys.readouterr().out.split())
 

@@ -27,6 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--work_dir", default=None, metavar="FOLDER", help="folder for work in progress")
     add("--output", default=None, metavar="FOLDER", help="folder that takes comparison.csv")
     add("-e", "--image_extension", default=None, metavar="EXT", help="as for train")
+    add("--layout", default="auto", metavar="NAME", help="as for train")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,5 +44,6 @@ def run(options: argparse.Namespace) -> int:
         device=options.device,
         output=None if options.output is None else Path(options.output),
         extension=options.image_extension,
+        layout=options.layout,
     )
     return 0

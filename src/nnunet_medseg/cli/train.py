@@ -73,7 +73,14 @@ def add_shared(parser: argparse.ArgumentParser, folds: str = FOLDS_HELP) -> None
         "--image_extension",
         default=None,
         metavar="EXT",
-        help="only files of this ending are images; default: .nii.gz, or what is there",
+        help="only files of this ending are images; default: every format that can be read",
+    )
+    add(
+        "--layout",
+        default=None,
+        metavar="NAME",
+        help="how the dataset's files are laid out, where it can be read in two ways; "
+        "default: as recognised",
     )
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
     add("--seed", default="12345", help="of folds, weights and patches; default: 12345")

@@ -51,7 +51,7 @@ class KeptRecord(BaseModel):
     format: int = FORMAT
     kept_at: str
     cases: int
-    options: dict[Literal["label", "image_type", "extension"], str | None]
+    options: dict[Literal["label", "image_type", "extension", "layout"], str | None]
     inventory: list[ListedFile]
 
 
@@ -117,7 +117,7 @@ def find_kept(work_folder: Path, name: str) -> KeptDataset | None:
 
 
 def _has_options(record: KeptRecord) -> bool:
-    # Of the three only the ending may be left open.
+    # Of these only the ending may be left open.
     return all(value is not None for key, value in record.options.items() if key != "extension")
 
 

@@ -38,11 +38,13 @@ class Description:
         channels: Channel names in order; empty when it names none.
         labels: Names by label value, without the background.
         findings: What cannot be used.
+        training: Image and label map of each case for training, as written; empty when not listed.
     """
 
     channels: tuple[str, ...] = ()
     labels: dict[int, str] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
+    training: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,25 @@ def read_description(folder: Path) -> Description:
         channels = content.get("channel_names", content.get("modality", {}))
         names = tuple(str(channels[key]) for key in sorted(channels, key=int))
         labels, findings = _read_labels(content.get("labels", {}))
+        training = _read_training(content.get("training", []))
     except (
         *(OSError, ValueError, RecursionError),  # no file, no JSON, or brackets without end
         *(AttributeError, TypeError, LookupError, OverflowError),  # JSON, but not what is expected
     ):
         return Description(findings=(_damaged(),))
-    return Description(names, labels, findings)
+    return Description(names, labels, findings, training)
+
+
+def _read_training(listed: Any) -> tuple[tuple[str, str], ...]:
+    # Others write other things under this name, which the files themselves tell better.
+    if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+        return ()
+    pairs = [(item.get("image"), item.get("label")) for item in listed]
+    return tuple((image, label) for image, label in pairs if _are_text(image, label))
+
+
+def _are_text(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _damaged() -> Finding:

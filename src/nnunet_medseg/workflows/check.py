@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from nnunet_medseg import console
-from nnunet_medseg.dataset.case import Finding
+from nnunet_medseg.dataset.case import Case, Dataset, Finding
 from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.checked import (
     Checked,
@@ -17,21 +19,22 @@ from nnunet_medseg.dataset.checked import (
 from nnunet_medseg.dataset.checks import inspect_cases
 from nnunet_medseg.dataset.intake import find_dataset, read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
-from nnunet_medseg.errors import DatasetError
+from nnunet_medseg.errors import DatasetError, UserError
 from nnunet_medseg.volume import extension_of
 from nnunet_medseg.workflows.options import TrainOptions, read_train_options
 
-__all__ = ["check", "examine", "show_findings"]
+__all__ = ["check", "describe", "examine", "show_findings"]
 
 MAX_SHOWN = 200  # findings; more are counted only
+MAX_PAIRS = 10  # cases whose files are shown
 
 
 def check(dataset: Path, **options: object) -> Checked:
-    """Check a dataset without changing or training anything.
+    """Check a dataset without changing or training anything, and show what is read as what.
 
     Args:
         dataset: The folder with the dataset.
-        options: `label`, `image_type`, `fold`, `extension`, `seed`, as for training.
+        options: `label`, `image_type`, `fold`, `extension`, `layout`, `seed`, as for training.
 
     Returns:
         The dataset as it would be trained on.
@@ -39,7 +42,10 @@ def check(dataset: Path, **options: object) -> Checked:
     Raises:
         DatasetError: When there are problems; all have been shown.
     """
-    checked, _ = examine(find_dataset(Path(dataset)), read_train_options(**options))
+    asked = read_train_options(**options)
+    found = _read(find_dataset(Path(dataset), asked.layout), asked)
+    _show_pairs(found)
+    checked, _ = _examine(found, asked, inspect_cases)
     return checked
 
 
@@ -59,27 +65,114 @@ def examine(
     Raises:
         UserError: When there are problems; all have been shown.
     """
-    dataset = read_dataset(folder, options.extension)
-    wishes = Wishes(
+    return _examine(_read(folder, options), options, inspect)
+
+
+def describe(dataset: Path, **options: object) -> tuple[dict[str, Any], int]:
+    """Check a dataset without changing or showing anything.
+
+    Args:
+        dataset: The folder with the dataset.
+        options: As for `check`.
+
+    Returns:
+        What was found, in types of JSON, and the exit status: 0, or that of the error.
+    """
+    content: dict[str, Any] = {"ready": False, "folder": None, "layout": None, "reason": ""}
+    content |= {"cases": [], "labels": [], "channels": [], "folds": {}, "findings": []}
+    try:
+        asked = read_train_options(**options)
+        found = read_dataset(
+            find_dataset(Path(dataset), asked.layout), asked.extension, asked.layout
+        )
+        content |= {"folder": str(found.folder), "layout": found.layout, "reason": found.reason}
+        content["cases"] = [_case_json(case, found.folder) for case in found.cases]
+        outcome = check_dataset(found, _wishes_of(asked))
+        content["findings"] = [asdict(finding) for finding in outcome.findings]
+        if outcome.checked is None:
+            raise _refusal(outcome)
+    except UserError as error:
+        if not content["findings"]:
+            alone = Finding("error", "", "dataset", error.problem, error.fix)
+            content["findings"] = [asdict(alone)]
+        return content, error.exit_code
+    return content | _checked_json(outcome.checked, found.folder), 0
+
+
+def _checked_json(checked: Checked, folder: Path) -> dict[str, Any]:
+    return {
+        "ready": True,
+        "cases": [_case_json(case, folder) for case in checked.cases],
+        "labels": [{"name": label.name, "value": label.value} for label in checked.labels],
+        "channels": list(checked.channels),
+        "folds": {fold: asdict(split) for fold, split in checked.folds.items()},
+    }
+
+
+def _case_json(case: Case, folder: Path) -> dict[str, Any]:
+    return {
+        "name": case.name,
+        "source": case.source,
+        "owner": case.owner,
+        "held_out": case.is_held_out,
+        "images": [_below(path, folder) for path in case.images],
+        "frames": list(case.frames),
+        "label": None if case.masks else _below(case.label, folder),
+        "masks": {str(value): _below(path, folder) for value, path in case.masks},
+    }
+
+
+def _wishes_of(options: TrainOptions) -> Wishes:
+    return Wishes(
         parse_labels(options.label),
         parse_image_types(options.image_type),
         options.fold,
         options.seed,
     )
+
+
+def _read(folder: Path, options: TrainOptions) -> Dataset:
+    dataset = read_dataset(folder, options.extension, options.layout)
+    console.detail(f"layout: {dataset.layout} ({dataset.reason})")
+    return dataset
+
+
+def _show_pairs(dataset: Dataset) -> None:
+    """Print which files the first cases are of."""
+    rows = [
+        [
+            case.source + (" (held out)" if case.is_held_out else ""),
+            ", ".join(_below(path, dataset.folder) for path in case.images),
+            _below(case.label, dataset.folder)
+            + (f" ({len(case.masks)} masks)" if case.masks else ""),
+        ]
+        for case in dataset.cases[:MAX_PAIRS]
+    ]
+    if rows:
+        console.table("", ["case", "images", "label map"], rows)
+    if len(dataset.cases) > MAX_PAIRS:
+        console.detail(f"… and {len(dataset.cases) - MAX_PAIRS} more")
+
+
+def _below(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _examine(
+    dataset: Dataset, options: TrainOptions, inspect: Inspector
+) -> tuple[Checked, tuple[Finding, ...]]:
     with console.progress("Reading images", len(dataset.cases), "cases") as bar:
-        outcome = check_dataset(dataset, wishes, bar.update, inspect)
+        outcome = check_dataset(dataset, _wishes_of(options), bar.update, inspect)
     show_findings(outcome.findings)
     if outcome.checked is None:
         raise _refusal(outcome)
-    kinds = {extension_of(case.label) for case in dataset.cases}
-    console.detail(
-        f"{dataset.layout}, {len(dataset.cases)} cases ({', '.join(sorted(map(str, kinds)))})"
-    )
+    kinds = {extension_of(path) for case in dataset.cases for path in case.files}
+    console.detail(f"{len(dataset.cases)} cases ({', '.join(sorted(map(str, kinds)))})")
     _show_plan(outcome.checked, outcome.channel_reason)
     return outcome.checked, outcome.findings
 
 
-def _refusal(outcome: CheckOutcome) -> Exception:
+def _refusal(outcome: CheckOutcome) -> UserError:
     if outcome.error is not None:
         return outcome.error
     count = sum(finding.severity == "error" for finding in outcome.findings)

@@ -22,7 +22,13 @@ from nnunet_medseg import console
 from nnunet_medseg.bundle.locate import find_model
 from nnunet_medseg.dataset.checked import Checked, Wishes, check_dataset
 from nnunet_medseg.dataset.convert import ConversionJob, convert_cases
-from nnunet_medseg.dataset.intake import check_extension, find_dataset, read_dataset
+from nnunet_medseg.dataset.intake import (
+    ANY_LAYOUT,
+    check_extension,
+    check_layout,
+    find_dataset,
+    read_dataset,
+)
 from nnunet_medseg.dataset.labels import LabelMap
 from nnunet_medseg.dataset.raw_layout import RawCase, read_cases
 from nnunet_medseg.errors import DatasetError, FolderError, ModelError
@@ -101,6 +107,7 @@ def compare(  # noqa: PLR0913 public: each option of the command is an argument
     device: str = "auto",
     output: Path | None = None,
     extension: str | None = None,
+    layout: str = ANY_LAYOUT,
 ) -> Comparison:
     """Compare two models on labelled cases, and show the result.
 
@@ -113,6 +120,7 @@ def compare(  # noqa: PLR0913 public: each option of the command is an argument
         device: "auto", "cpu", "cuda" or "cuda:N".
         output: Folder that takes `comparison.csv`, which is never overwritten; None for none.
         extension: Only files of this ending are images and label maps; None as for training.
+        layout: How the dataset's folder is to be read; as for training.
 
     Returns:
         The Dice of both by label with intervals, and whether their difference is more than chance.
@@ -123,6 +131,7 @@ def compare(  # noqa: PLR0913 public: each option of the command is an argument
     given = (Path(model_a).absolute(), Path(model_b).absolute())
     folders = [find_model(folder) for folder in given]
     wanted = None if extension is None else check_extension(extension)
+    layout = check_layout(layout)
     result = None if output is None else _free_result(Path(output).absolute())
     work = Path(work_folder).absolute()
     with lock(work):
@@ -130,7 +139,7 @@ def compare(  # noqa: PLR0913 public: each option of the command is an argument
         log = work / LOG
         contenders = _read_models(folders, _names_of(*given), log)
         chosen = choose_device(device)
-        checked = _check(Path(dataset).absolute(), wanted)
+        checked = _check(Path(dataset).absolute(), wanted, layout)
         labels = _shared_labels(contenders, checked.labels)
         _warn_of_labels(contenders, checked.labels, labels)
         _require_channels(contenders, checked.channels)
@@ -190,8 +199,8 @@ def _listed(labels: LabelMap) -> str:
     return ", ".join(f"{label.name} = {label.value}" for label in labels)
 
 
-def _check(folder: Path, extension: str | None) -> Checked:
-    found = read_dataset(find_dataset(folder), extension)
+def _check(folder: Path, extension: str | None, layout: str) -> Checked:
+    found = read_dataset(find_dataset(folder, layout), extension, layout)
     # Nobody trains here: a patient that is marked for validation is one like the others.
     cases = tuple(replace(case, is_held_out=False) for case in found.cases)
     wishes = Wishes(labels=(), image_types=(), fold="all", seed=0)

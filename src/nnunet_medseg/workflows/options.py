@@ -10,7 +10,7 @@ from typing import Any
 
 from nnunet_medseg.budget.deadline import MIN_COMMAND_S
 from nnunet_medseg.dataset.channels import parse_image_types
-from nnunet_medseg.dataset.intake import check_extension
+from nnunet_medseg.dataset.intake import ANY_LAYOUT, check_extension, check_layout
 from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.dataset.splits import check_fold
 from nnunet_medseg.errors import BudgetError, UsageError
@@ -63,6 +63,7 @@ class TrainOptions:
         minutes: Training duration.
         fold: "all", "0" … "4", or "cv" for all folds and their ensemble.
         extension: As `-e` says it; None when it was not given.
+        layout: How the dataset's folder is to be read; "auto" for the layout that is recognised.
         device: "auto", "cpu", "cuda" or "cuda:N".
         seed: Of folds, weights, patches and the order of evaluation.
         plan: "auto" for a plan that fits the minutes, "default" for nnU-Net's own.
@@ -85,6 +86,7 @@ class TrainOptions:
     minutes: float = 60.0
     fold: str = "all"
     extension: str | None = None
+    layout: str = ANY_LAYOUT
     device: str = "auto"
     seed: int = DEFAULT_SEED
     plan: str = "auto"
@@ -128,6 +130,7 @@ def read_train_options(**given: Any) -> TrainOptions:
     options["plan"] = _check_plan(str(options.get("plan", "auto")))
     if options.get("extension") is not None:
         options["extension"] = check_extension(str(options["extension"]))
+    options["layout"] = check_layout(str(options.get("layout", ANY_LAYOUT)))
     parse_labels(str(options.get("label", "NONE")))
     parse_image_types(str(options.get("image_type", "NONE")))
     options |= read_variables(options)

@@ -118,7 +118,7 @@ def train(
         fresh: Discard an unfinished run of that name.
         ending: When all has to be over, and the grace after SIGTERM; None for no deadline.
         options: Fields of `TrainOptions`; `minutes` is the training duration. On a kept dataset,
-            `label`, `image_type` and `extension` are as they were unless they are given.
+            `label`, `image_type`, `extension` and `layout` are as they were unless they are given.
 
     Returns:
         Where the model is, and its figures.
@@ -144,13 +144,13 @@ def train(
         run_folder = RunFolder(folders.work / "runs" / asked.dataset_name)
         if fresh and run_folder.root.exists():
             # First: nothing is discarded for an input that cannot be trained on.
-            _find_source(folders, kept)
+            _find_source(folders, kept, asked)
             discard_run(run_folder)
         if _is_delivered(run_folder):
             before = run_folder.journal()
             result = _tidy_up(run_folder, folders)
             kept = _kept_dataset(folders, asked.dataset_name)
-            if kept is None and not _has_dataset(folders.input):
+            if kept is None and not _has_dataset(folders.input, asked.layout):
                 return result
             if before.options == asked.to_json():
                 console.detail("that was this command; run it again to train once more")
@@ -166,8 +166,8 @@ def _kept_dataset(folders: Folders, name: str) -> KeptDataset | None:
     return find_kept(folders.work, check_name(name))
 
 
-def _find_source(folders: Folders, kept: KeptDataset | None) -> Path:
-    return find_dataset(folders.input) if kept is None else kept.files
+def _find_source(folders: Folders, kept: KeptDataset | None, asked: TrainOptions) -> Path:
+    return find_dataset(folders.input, asked.layout) if kept is None else kept.files
 
 
 def _require_folders(folders: Folders) -> None:
@@ -194,7 +194,7 @@ def _train_in(
 ) -> TrainResult:
     from nnunet_medseg.nnunet.environment import prepare
 
-    dataset_folder = _find_source(folders, kept)
+    dataset_folder = _find_source(folders, kept, asked)
     if kept is not None:
         console.detail(f"on the kept dataset {kept.name}: {kept.record.cases} cases")
     prepare(
@@ -352,9 +352,9 @@ def _is_delivered(run_folder: RunFolder) -> bool:
     return run_folder.journal_file.exists() and "deliver" in run_folder.finished_stages()
 
 
-def _has_dataset(folder: Path) -> bool:
+def _has_dataset(folder: Path, layout: str) -> bool:
     try:
-        find_dataset(folder)
+        find_dataset(folder, layout)
     except UserError:
         return False
     return True

@@ -2,13 +2,51 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from nnunet_medseg.volume import extension_of
 
-__all__ = ["all_images", "image_files", "is_litter", "stem_of", "subfolders"]
+__all__ = [
+    "all_images",
+    "image_files",
+    "is_group_folder",
+    "is_image_folder",
+    "is_label_folder",
+    "is_litter",
+    "stem_of",
+    "subfolders",
+]
 
-LITTER = {"__macosx", "thumbs.db", "desktop.ini"}
+# Of macOS, Windows and network drives.
+LITTER = {
+    *("__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "lost+found"),
+    *("$recycle.bin", "system volume information"),
+}
+
+# What folders of nothing but images, or label maps, are called; `Tr` is for training.
+IMAGES = r"(?:images?|imgs?|scans?|volumes?|vols?)"
+LABELS = r"(?:labels?|masks?|seg(?:mentation)?s?|annotations?|gts?|ground[\W_]?truths?)"
+TRAINING = r"(?:[\W_]*tr(?:ain(?:ing)?)?)?$"
+OTHERS = r"[\W_]*(?:te?s|test(?:ing)?|va|val(?:id(?:ation)?)?)$"
+IMAGE_FOLDER = re.compile(IMAGES + TRAINING, re.I)
+LABEL_FOLDER = re.compile(LABELS + TRAINING, re.I)
+GROUP_FOLDER = re.compile(rf"(?:{IMAGES}|{LABELS})(?:{TRAINING}|{OTHERS})", re.I)
+
+
+def is_image_folder(folder: Path) -> bool:
+    """Tell whether a folder is called as one of images, such as `images` or `imagesTr`."""
+    return IMAGE_FOLDER.match(folder.name) is not None
+
+
+def is_label_folder(folder: Path) -> bool:
+    """Tell whether a folder is called as one of label maps, such as `labels` or `masks`."""
+    return LABEL_FOLDER.match(folder.name) is not None
+
+
+def is_group_folder(folder: Path) -> bool:
+    """Tell whether a folder's name says that it holds files of many patients."""
+    return GROUP_FOLDER.match(folder.name) is not None
 
 
 def is_litter(path: Path) -> bool:
@@ -39,9 +77,12 @@ def image_files(folder: Path, extensions: tuple[str, ...]) -> list[Path]:
 
 def all_images(folder: Path, extensions: tuple[str, ...]) -> list[Path]:
     """Return the image files in a folder and all folders below."""
-    found = image_files(folder, extensions)
-    for below in subfolders(folder):
-        found += all_images(below, extensions)
+    found = []
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        found += image_files(here, extensions)
+        folders += reversed(subfolders(here))
     return found
 
 

@@ -1,21 +1,41 @@
 """Patient folders: `PATIENT/img.EXT` with `train.EXT`, `validate.EXT`, or `label|seg|mask….EXT`.
 
 Several images a patient are `img_T1.EXT`, `img_FLAIR.EXT`; the part after the underscore names the
-channel. Whatever else lies in the folders is left alone.
+channel. Where no file is called so, `NAME_seg.EXT` beside `NAME_T1.EXT` is a label map too.
+Whatever else lies in the folders is left alone.
 """
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
-from nnunet_medseg.dataset.layouts.listing import image_files, stem_of, subfolders
+from nnunet_medseg.dataset.layouts.listing import (
+    image_files,
+    is_group_folder,
+    is_label_folder,
+    stem_of,
+    subfolders,
+)
+from nnunet_medseg.dataset.layouts.pairing import (
+    channel_names,
+    is_label_map,
+    most_frequent,
+    other_channels,
+    pair_beside,
+    several_label_maps,
+    twins,
+)
 
-__all__ = ["NAME", "read", "recognise"]
+__all__ = ["DESCRIPTION", "NAME", "images_of", "name_channels", "read", "recognise"]
 
 NAME = "patient folders"
+DESCRIPTION = (
+    "one folder a patient, PATIENT/img.nii.gz (or img_T1.nii.gz, img_FLAIR.nii.gz) and "
+    "PATIENT/train.nii.gz, or validate.nii.gz for a patient to be kept out of training"
+)
 HELD_OUT_STEMS = {"validate", "validation"}
 LABEL_STEM = re.compile(
     r"(train|validate|validation|labels?|seg|segmentations?|masks?|gt|ground_?truth)(\W|_|$)", re.I
@@ -23,15 +43,29 @@ LABEL_STEM = re.compile(
 IMAGE_STEM = re.compile(r"(?:img|image)(?:_(?P<channel>.+))?$", re.I)
 
 
-def recognise(folder: Path, extensions: tuple[str, ...]) -> bool:
+def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
     """Tell whether some folder directly below holds a label map or an image under these names."""
-    return any(_looks_like_patient(patient, extensions) for patient in subfolders(folder))
+    for patient in subfolders(folder):
+        sign = _sign_of_patient(patient, extensions)
+        if sign:
+            return f"folders such as {patient.name} with {sign}"
+    return ""
 
 
-def _looks_like_patient(folder: Path, extensions: tuple[str, ...]) -> bool:
-    stems = [stem_of(path) for path in image_files(folder, extensions)]
-    labels = [stem for stem in stems if LABEL_STEM.match(stem)]
-    return bool(labels) or any(IMAGE_STEM.match(stem) for stem in stems)
+def _sign_of_patient(folder: Path, extensions: tuple[str, ...]) -> str:
+    """Return a file that shows that this is a patient's folder; nothing when it is none."""
+    files = image_files(folder, extensions)
+    # Folders of images and of label maps, and several pairs in one folder, are another layout.
+    if is_group_folder(folder) or len(pair_beside(files)) > 1:
+        return ""
+    labels = _label_maps(files)
+    if labels:
+        return labels[0].name
+    if any(
+        is_label_folder(below) and image_files(below, extensions) for below in subfolders(folder)
+    ):
+        return ""
+    return next((path.name for path in files if IMAGE_STEM.match(stem_of(path))), "")
 
 
 def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
@@ -40,45 +74,51 @@ def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     findings: list[Finding] = []
     channels: dict[str, tuple[str, ...]] = {}
     for patient in subfolders(folder):
-        found = _read_patient(patient, extensions)
-        if isinstance(found, Finding):
-            findings.append(found)
-        else:
-            case, channels[patient.name] = found
-            cases.append(case)
-    expected = _most_frequent(list(channels.values()))
-    for source, names in channels.items():
-        if names != expected:
-            findings.append(_other_channels(source, names, expected))
+        files = image_files(patient, extensions)
+        found, problems = _read_patient(patient, files)
+        findings += problems
+        if found is not None:
+            cases.append(found)
+            channels[patient.name] = name_channels(found.images, patient)
+    expected = most_frequent(list(channels.values()))
+    findings += [
+        other_channels(source, names, expected)
+        for source, names in channels.items()
+        if names != expected
+    ]
     kept = [case for case in cases if channels[case.source] == expected]
     return Dataset(folder, NAME, number_cases(kept), expected, {}, tuple(findings))
 
 
-def _most_frequent(names: list[tuple[str, ...]]) -> tuple[str, ...]:
-    return max(names, key=names.count, default=())
+def images_of(files: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the images among the files of a patient, in the order of their names."""
+    others = [path for path in files if path not in _label_maps(files)]
+    named = [path for path in others if IMAGE_STEM.match(stem_of(path)) and not is_label_map(path)]
+    images = named or [path for path in others if not is_label_map(path)]
+    return tuple(sorted(images, key=lambda path: stem_of(path).lower()))
 
 
-def _other_channels(source: str, names: tuple[str, ...], expected: tuple[str, ...]) -> Finding:
-    def show(channels: tuple[str, ...]) -> str:
-        return ", ".join(name or "img" for name in channels)
+def name_channels(images: Sequence[Path], patient: Path) -> tuple[str, ...]:
+    """Return the names of a patient's channels, as `pairing.channel_names` has them."""
+    stems = [stem_of(path) for path in images]
+    matches = [IMAGE_STEM.match(stem) for stem in stems]
+    if len(stems) > 1 and any(matches):
+        return tuple((match and match["channel"]) or "img" for match in matches)
+    return channel_names(stems, patient.name)
 
-    message = f"its images are {show(names)}, where most patients have {show(expected)}"
-    return Finding("error", source, "channels", message, "Give every patient the same images.")
+
+def _label_maps(files: Sequence[Path]) -> list[Path]:
+    # Only where no name says it at once: a brain_mask may lie beside the label map.
+    named = [path for path in files if LABEL_STEM.match(stem_of(path))]
+    return named or [path for path in files if is_label_map(path)]
 
 
-def _read_patient(
-    folder: Path, extensions: tuple[str, ...]
-) -> tuple[Case, tuple[str, ...]] | Finding:
-    files = image_files(folder, extensions)
-    labels = [path for path in files if LABEL_STEM.match(stem_of(path))]
-    others = [path for path in files if path not in labels]
-    images = [path for path in others if IMAGE_STEM.match(stem_of(path))] or others
-    problem = _pairing_problem(folder, labels, images)
-    if problem is not None:
-        return problem
-    images = sorted(images, key=lambda path: stem_of(path).lower())
-    channels = _channel_names([stem_of(path) for path in images])
-    return Case("", folder.name, tuple(images), labels[0], _is_held_out(labels[0])), channels
+def _read_patient(folder: Path, files: Sequence[Path]) -> tuple[Case | None, list[Finding]]:
+    labels, images = _label_maps(files), images_of(files)
+    problems = [*_pairing_problems(folder, labels, images), *twins(images, folder.name)]
+    if problems:
+        return None, problems
+    return Case("", folder.name, images, labels[0], _is_held_out(labels[0])), []
 
 
 def _is_held_out(label: Path) -> bool:
@@ -86,36 +126,22 @@ def _is_held_out(label: Path) -> bool:
     return match is not None and match[1].lower() in HELD_OUT_STEMS
 
 
-def _channel_names(stems: list[str]) -> tuple[str, ...]:
-    """Return what tells the images of a patient apart; nothing for a single one.
-
-    What all of them begin with is the patient's, as in Miller_T1 and Miller_FLAIR, and must not
-    get into a model.
-    """
-    if len(stems) == 1:
-        return ("",)
-    matches = [IMAGE_STEM.match(stem) for stem in stems]
-    if any(matches):
-        return tuple((match and match["channel"]) or "img" for match in matches)
-    common = os.path.commonprefix(stems)  # noqa: RUF071 letter by letter is what is meant
-    start = max(common.rfind(separator) for separator in "_- .") + 1
-    return tuple(stem[start:] or stem for stem in stems)
-
-
-def _pairing_problem(folder: Path, labels: list[Path], images: list[Path]) -> Finding | None:
+def _pairing_problems(
+    folder: Path, labels: Sequence[Path], images: Sequence[Path]
+) -> list[Finding]:
     if not labels and not images:
         message = "the folder holds no image and no label map"
         fix = "Remove the folder, or copy the patient's files into it."
-        return Finding("error", folder.name, "empty folder", message, fix)
+        return [Finding("error", folder.name, "empty folder", message, fix)]
+    problems = []
     if not images:
         message = f"there is a label map ({labels[0].name}) but no image"
-        return Finding("error", folder.name, "no image", message, "Add the image as img.EXT.")
+        fix = "Add the image as img.EXT."
+        problems.append(Finding("error", folder.name, "no image", message, fix))
     if not labels:
         message = f"there is an image ({images[0].name}) but no label map"
         fix = "Add the label map as train.EXT (or validate.EXT), or remove the patient."
-        return Finding("error", folder.name, "no label map", message, fix)
+        problems.append(Finding("error", folder.name, "no label map", message, fix))
     if len(labels) > 1:
-        message = f"several label maps: {', '.join(path.name for path in labels)}"
-        fix = "Keep one label map a patient, with one value a structure."
-        return Finding("error", folder.name, "several label maps", message, fix)
-    return None
+        problems.append(several_label_maps(folder.name, [path.name for path in labels]))
+    return problems

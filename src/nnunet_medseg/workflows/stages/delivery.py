@@ -280,6 +280,7 @@ def keep(run: Run) -> None:
             "label": run.options.label,
             "image_type": run.options.image_type,
             "extension": run.options.extension,
+            "layout": run.options.layout,
         },
         inventory=[],
     )

@@ -1,0 +1,182 @@
+"""One binary mask a class: `PATIENT/ct.EXT` and `PATIENT/segmentations/liver.EXT`.
+
+The classes are called as the masks are, and get the values 1 … n in the order of their names over
+all patients. A patient without the mask of a class has nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
+from nnunet_medseg.dataset.labels import RESERVED_NAMES
+from nnunet_medseg.dataset.layouts.listing import (
+    image_files,
+    is_group_folder,
+    is_label_folder,
+    stem_of,
+    subfolders,
+)
+from nnunet_medseg.dataset.layouts.pairing import most_frequent, other_channels, twins
+from nnunet_medseg.dataset.layouts.patient_folders import images_of, name_channels
+
+__all__ = ["DESCRIPTION", "NAME", "class_findings", "read", "recognise"]
+
+NAME = "class masks"
+DESCRIPTION = (
+    "PATIENT/ct.nii.gz and one binary mask a class, PATIENT/segmentations/liver.nii.gz (or masks, "
+    "labels)"
+)
+# A name of fewer letters is in too many words to be taken for the patient's.
+MIN_NAME_LENGTH = 3
+
+
+@dataclass(frozen=True)
+class _Patient:
+    folder: Path
+    images: tuple[Path, ...]
+    mask_folders: tuple[Path, ...]
+    masks: tuple[Path, ...]
+
+    @property
+    def classes(self) -> dict[str, Path]:
+        """Masks by the name of their class."""
+        return {self._class_of(path): path for path in self.masks}
+
+    def _class_of(self, mask: Path) -> str:
+        stem = stem_of(mask)
+        # What a name begins with that is the patient's or the image's must not get into a model.
+        for prefix in (self.folder.name, *map(stem_of, self.images)):
+            rest = stem[len(prefix) :].lstrip("_-. ")
+            if stem.lower().startswith(prefix.lower()) and rest and not stem[len(prefix)].isalnum():
+                return rest
+        return stem
+
+
+def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
+    """Tell whether some folder directly below holds an image and a folder of masks."""
+    for patient in subfolders(folder):
+        if is_group_folder(patient):
+            continue
+        found = _list_patient(patient, extensions)
+        if found.images and found.masks:
+            place = f"{patient.name}/{found.mask_folders[0].name}"
+            return f"folders such as {place} with masks beside an image ({found.masks[0].name})"
+    return ""
+
+
+def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
+    """List the patients, and what does not fit the convention."""
+    patients = [_list_patient(patient, extensions) for patient in subfolders(folder)]
+    findings = [finding for patient in patients for finding in _problems(patient)]
+    usable = [patient for patient in patients if not any(_problems(patient))]
+    names = sorted({name for patient in usable for name in patient.classes})
+    values = {name: value for value, name in enumerate(names, start=1)}
+    classes = {patient.folder.name: patient.classes for patient in usable}
+    findings += class_findings(classes)
+    channels = {
+        patient.folder.name: name_channels(patient.images, patient.folder) for patient in usable
+    }
+    expected = most_frequent(list(channels.values()))
+    findings += [
+        other_channels(source, found, expected)
+        for source, found in channels.items()
+        if found != expected
+    ]
+    cases = [
+        _case(patient, values) for patient in usable if channels[patient.folder.name] == expected
+    ]
+    names_by_value = {value: name for name, value in values.items()}
+    return Dataset(folder, NAME, number_cases(cases), expected, names_by_value, tuple(findings))
+
+
+def _list_patient(folder: Path, extensions: tuple[str, ...]) -> _Patient:
+    mask_folders = tuple(
+        path
+        for path in subfolders(folder)
+        if is_label_folder(path) and image_files(path, extensions)
+    )
+    masks = tuple(path for below in mask_folders[:1] for path in image_files(below, extensions))
+    return _Patient(folder, images_of(image_files(folder, extensions)), mask_folders, masks)
+
+
+def _case(patient: _Patient, values: Mapping[str, int]) -> Case:
+    masks = tuple(sorted((values[name], path) for name, path in patient.classes.items()))
+    return Case("", patient.folder.name, patient.images, patient.mask_folders[0], masks=masks)
+
+
+def _problems(patient: _Patient) -> Iterator[Finding]:
+    name = patient.folder.name
+    if not patient.images and not patient.masks:
+        message = "the folder holds no image and no masks"
+        fix = "Remove the folder, or copy the patient's files into it."
+        yield Finding("error", name, "empty folder", message, fix)
+        return
+    if not patient.images:
+        message = f"there are masks ({patient.mask_folders[0].name}) but no image"
+        yield Finding("error", name, "no image", message, "Add the image as img.EXT.")
+    if not patient.masks:
+        message = f"there is an image ({patient.images[0].name}) but no folder of masks beside it"
+        fix = "Add them as segmentations/CLASS.EXT, or remove the patient."
+        yield Finding("error", name, "no label map", message, fix)
+    if len(patient.mask_folders) > 1:
+        shown = ", ".join(path.name for path in patient.mask_folders)
+        fix = "Keep one folder of masks a patient."
+        yield Finding(
+            "error", name, "several label maps", f"several folders of masks: {shown}", fix
+        )
+    yield from twins(patient.images, name)
+    yield from twins(patient.masks, name)
+
+
+# --- names of classes --------------------------------------------------------------------------
+
+
+def class_findings(classes: Mapping[str, Mapping[str, Path]]) -> Iterator[Finding]:
+    """Yield what is wrong with names of classes, which will be names of labels.
+
+    Args:
+        classes: Masks by the name of their class, for each patient.
+    """
+    counts = Counter(name for found in classes.values() for name in found)
+    for name in sorted(counts):
+        example = next(found[name] for found in classes.values() if name in found)
+        if not _is_label_name(name):
+            message = f"{example.parent.name}/{example.name}: '{name}' cannot be a label's name"
+            fix = "Rename the masks of this class in all patients."
+            yield Finding("error", "", "label name", message, fix)
+    yield from _same_but_for_case(counts)
+    for patient, found in classes.items():
+        for name, path in found.items():
+            if len(patient) >= MIN_NAME_LENGTH and patient.lower() in name.lower():
+                yield _personal(patient, path)
+    if len(classes) > 1 and counts and max(counts.values()) == 1:
+        message = "no two patients have a class in common, going by the names of the masks"
+        fix = "Name the masks after their class alone, the same in all patients."
+        yield Finding("error", "", "label name", message, fix)
+
+
+def _is_label_name(name: str) -> bool:
+    plain = name.strip()
+    is_usable = plain == name and plain.isprintable() and not plain.isdigit()
+    return is_usable and plain.lower() not in RESERVED_NAMES and not set(plain) & set(",=")
+
+
+def _same_but_for_case(names: Iterable[str]) -> Iterator[Finding]:
+    spellings: dict[str, list[str]] = {}
+    for name in sorted(names):
+        spellings.setdefault(name.lower(), []).append(name)
+    for several in spellings.values():
+        if len(several) > 1:
+            message = f"masks are called {' and '.join(several)}"
+            fix = "Use one spelling in all patients."
+            yield Finding("error", "", "label name", message, fix)
+
+
+def _personal(patient: str, mask: Path) -> Finding:
+    message = f"{mask.parent.name}/{mask.name} carries the name of the patient's folder"
+    fix = "Name the mask after its class alone: names of labels get into the model."
+    return Finding("error", patient, "label name", message, fix)
