@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
-def console_of_this_test() -> None:
+def console_of_this_test() -> Iterator[None]:
     """Let the first line of each test bind the output anew: pytest changes the streams."""
+    console._consoles.clear()
+    yield
+    # Fixtures of a whole module run before those of its tests, and would print to a closed stream.
     console._consoles.clear()
 
 

@@ -12,6 +12,7 @@ import zlib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from makers import make_affine, make_image, make_volume
 from strange_files import write_meta, write_nifti, write_plain
 
@@ -177,7 +178,11 @@ def test_images_that_are_2d_4d_or_rgb_are_named_as_such(tmp_path, extension):
     colour = sitk.GetImageFromArray(np.zeros((4, 4, 4, 3), np.uint8), isVector=True)
 
     sitk.WriteImage(sitk.GetImageFromArray(flat), str(tmp_path / f"2d{extension}"))
-    sitk.WriteImage(four, str(tmp_path / f"4d{extension}"))
+    if extension.startswith(".tif"):
+        array = sitk.GetArrayFromImage(four).astype(np.uint16)
+        tifffile.imwrite(tmp_path / f"4d{extension}", array, imagej=True)
+    else:
+        sitk.WriteImage(four, str(tmp_path / f"4d{extension}"))
     sitk.WriteImage(colour, str(tmp_path / f"rgb{extension}"))
 
     for name in ("2D", "4D", "RGB"):

@@ -114,9 +114,7 @@ def test_what_was_resampled_is_written_and_read_as_any_other(tmp_path):
     assert orientation_code(back) == orientation_code(volume)
 
 
-@pytest.mark.parametrize(
-    ("noise", "notes"), [(2e-4, (SNAPPED,)), (9e-4, (SNAPPED,)), (5e-3, (RESAMPLED,))]
-)
+@pytest.mark.parametrize(("noise", "note"), [(2e-4, SNAPPED), (9e-4, SNAPPED), (5e-3, RESAMPLED)])
 def test_rounding_in_the_directions_turns_the_grid_and_keeps_the_voxels(tmp_path, noise, note):
     affine = np.diag([1.0, 1, 1, 1])
     affine[0, 1] = noise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnunet_medseg.dataset.channels import choose_channels, parse_image_types
-from nnunet_medseg.dataset.checks import CaseFacts, guess_image_type
+from nnunet_medseg.dataset.facts import CaseFacts, guess_image_type
 from nnunet_medseg.errors import UsageError
 
 CT_RANGE = (-1024.0, 2000.0)

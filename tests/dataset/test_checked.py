@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from makers import make_image, make_label, write_patient, write_patients, write_raw
 
 from nnunet_medseg.dataset.channels import parse_image_types
@@ -12,6 +13,7 @@ from nnunet_medseg.dataset.intake import read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.errors import DatasetError, UsageError
 from nnunet_medseg.volume import write_volume
+from nnunet_medseg.volume.grid import to_sitk
 
 
 def check(folder, *, label="NONE", image_type="NONE", fold="all"):
@@ -151,8 +153,8 @@ def test_channels_are_brought_into_the_order_of_the_wish_with_their_facts(tmp_pa
         assert after.images == before.images[::-1]
     for before, after in zip(listed.facts, wished.facts, strict=True):
         assert after.value_ranges == before.value_ranges[::-1]
-    assert [fact.shifted_files for fact in listed.facts] == [(1,), ()]
-    assert [fact.shifted_files for fact in wished.facts] == [(1, 2), ()]
+    assert [fact.changed_parts for fact in listed.facts] == [(1,), ()]
+    assert [fact.changed_parts for fact in wished.facts] == [(0, 1, 2), ()]
 
 
 def test_names_of_the_dataset_reach_labels_and_channels(tmp_path):
@@ -171,3 +173,33 @@ def test_the_real_dataset_passes(real_data):
     assert outcome.findings == ()
     assert len(outcome.checked.cases) == 60
     assert len(outcome.checked.folds["all"].evaluate) == 12
+
+
+def write_frames(folder, numbers):
+    for path in folder.glob("*/img.nii.gz"):
+        frames = [to_sitk(make_image(10 * number + len(path.parent.name))) for number in numbers]
+        sitk.WriteImage(sitk.JoinSeries(frames), str(path))
+
+
+def test_frames_are_channels_when_as_many_image_types_are_named(tmp_path):
+    write_patients(tmp_path, cases=1)
+    write_frames(tmp_path, (1, 2))
+
+    checked = check(tmp_path, image_type="T1,T2").checked
+
+    assert checked.channels == ("T1", "T2")
+    assert [(case.images[0].name, case.frames) for case in checked.cases] == [
+        ("img.nii.gz", (0, 1))
+    ]
+    save_checked(tmp_path / "check.json", checked)
+    assert load_checked(tmp_path / "check.json") == checked
+
+
+def test_frames_that_nobody_names_are_a_finding_with_the_fix(tmp_path):
+    write_patients(tmp_path, cases=1)
+    write_frames(tmp_path, (1, 2, 3))
+
+    outcome = check(tmp_path)
+
+    assert rules_of(outcome) == [("error", "p1", "4D")]
+    assert "name all 3 with -i" in outcome.findings[0].fix

@@ -10,10 +10,11 @@ import pytest
 import SimpleITK as sitk
 from makers import hashes_of, make_image, make_label, make_volume, write_case
 
-from nnunet_medseg.dataset import checks
+from nnunet_medseg.dataset import contents
 from nnunet_medseg.dataset.case import Case
-from nnunet_medseg.dataset.checks import inspect_case, inspect_cases, judge_dataset
-from nnunet_medseg.volume import EXTENSIONS, GRID_TOLERANCE, files_of, write_volume
+from nnunet_medseg.dataset.checks import inspect_case, inspect_cases
+from nnunet_medseg.dataset.dataset_rules import judge_dataset
+from nnunet_medseg.volume import EXTENSIONS, GRID_TOLERANCE, Volume, files_of, write_volume
 
 
 def rules_of(inspection):
@@ -41,7 +42,7 @@ def test_a_good_case_has_facts_and_no_findings(tmp_path, extension):
     assert inspection.facts.shape == (16, 16, 16)
     assert inspection.facts.spacing_mm == (2.0, 1.0, 1.5)
     assert inspection.facts.label_voxels == {2: 64, 5: 64}
-    assert inspection.facts.shifted_files == ()
+    assert inspection.facts.changed_parts == ()
     assert inspection.facts.value_ranges == (
         (float(make_image().array.min()), float(make_image().array.max())),
     )
@@ -66,11 +67,10 @@ def test_a_truncated_file_is_a_finding_that_names_the_case_the_file_and_the_fix(
     assert finding.fix
 
 
-def test_images_that_are_2d_4d_or_rgb_are_findings(tmp_path):
+def test_images_that_are_2d_or_rgb_are_findings(tmp_path):
     case = write_case(tmp_path)
     images = {
         "2D": sitk.GetImageFromArray(make_image().array[0]),
-        "4D": sitk.JoinSeries([sitk.GetImageFromArray(make_image().array)] * 2),
         "RGB": sitk.GetImageFromArray(np.zeros((4, 4, 4, 3), np.uint8), isVector=True),
     }
 
@@ -81,14 +81,16 @@ def test_images_that_are_2d_4d_or_rgb_are_findings(tmp_path):
 
 def test_an_image_that_does_not_fit_into_memory_is_a_finding(tmp_path, monkeypatch):
     case = write_case(tmp_path)
-    monkeypatch.setattr(checks, "free_memory_bytes", lambda: 1000)
+    monkeypatch.setattr(contents, "free_memory_bytes", lambda: 1000)
 
     assert rules_of(inspect_case(case)) == ["too large", "too large"]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_an_image_with_a_value_that_is_no_number_is_a_finding(tmp_path, value):
-    case = write_case(tmp_path, image=spoil(make_image().array, value))
+def test_an_image_with_a_labelled_value_that_is_no_number_is_a_finding(tmp_path, value):
+    label = make_label()
+    label.array[3, 3, 3] = 1
+    case = write_case(tmp_path, image=spoil(make_image().array, value), label=label)
 
     (finding,) = inspect_case(case).findings
 
@@ -120,7 +122,9 @@ def test_a_label_map_of_any_type_counts_its_values(tmp_path, dtype):
 
 
 def test_another_shape_is_a_finding_with_both_shapes(tmp_path):
-    case = write_case(tmp_path, label=make_volume(make_label().array[:8]))
+    # Without a header that says where it lies.
+    label = Volume(make_label().array[:8], (1.0, 1.0, 1.0), np.eye(4))
+    case = write_case(tmp_path, label=label)
 
     (finding,) = inspect_case(case).findings
 
@@ -133,8 +137,8 @@ def test_another_shape_is_a_finding_with_both_shapes(tmp_path):
     ("shift", "rules", "shifted"),
     [
         (0.0005, [], ()),
-        (0.05, [], (1,)),
-        (0.09, [], (1,)),
+        (0.05, ["header noise"], (1,)),
+        (0.09, ["header noise"], (1,)),
         (0.11, ["geometry mismatch"], None),
         (5.0, ["geometry mismatch"], None),
     ],
@@ -146,10 +150,10 @@ def test_a_grid_may_be_off_by_the_tolerance_and_this_is_remembered(tmp_path, shi
     inspection = inspect_case(case)
 
     assert rules_of(inspection) == rules
-    if rules:
+    if shifted is None:
         assert f"{GRID_TOLERANCE} is tolerated" in inspection.findings[0].message
     else:
-        assert inspection.facts.shifted_files == shifted
+        assert inspection.facts.changed_parts == shifted
 
 
 def test_a_flipped_direction_is_a_geometry_mismatch(tmp_path):
@@ -175,11 +179,14 @@ def test_everything_wrong_with_a_case_is_found_in_one_go(tmp_path):
     case = write_case(tmp_path, image=spoil(make_image().array, np.nan))
     second = tmp_path / "img_2.nii.gz"
     second.write_bytes(b"junk")
-    write_volume(case.label, spoil(make_label().array, 0.5))
+    label = make_label().array.astype(np.float32)
+    # Where the image has no number, so that it cannot be put right.
+    label[3, 3, 3] = 0.5
+    write_volume(case.label, make_volume(label))
 
     inspection = inspect_case(replace(case, images=(*case.images, second)))
 
-    assert rules_of(inspection) == ["NaN or Inf", "unreadable", "label values"]
+    assert rules_of(inspection) == ["unreadable", "NaN or Inf", "label values"]
 
 
 def test_a_case_whose_first_image_is_damaged_has_its_label_map_judged(tmp_path):
@@ -211,7 +218,8 @@ def test_random_damage_is_always_a_finding_or_a_case(tmp_path):
                 content[place] = rng.randrange(256)
             path.write_bytes(content)
             inspection = inspect_case(case)
-            assert (inspection.facts is None) == bool(inspection.findings)
+            severities = {finding.severity for finding in inspection.findings}
+            assert (inspection.facts is None) == ("error" in severities)
             path.write_bytes(whole)
 
 

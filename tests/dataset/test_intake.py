@@ -14,10 +14,10 @@ from nnunet_medseg.dataset.intake import (
     find_dataset,
     read_dataset,
 )
-from nnunet_medseg.dataset.layouts import layouts
+from nnunet_medseg.dataset.layouts import class_names, layouts
 from nnunet_medseg.dataset.layouts.listing import all_images, is_litter
 from nnunet_medseg.errors import DatasetError, FolderError, UsageError
-from nnunet_medseg.volume import EXTENSIONS, write_volume
+from nnunet_medseg.volume import EXTENSIONS, VolumeError, write_volume
 
 
 @pytest.mark.parametrize("text", ["nii.gz", ".nii.gz", " NII.GZ ", ".Nii.Gz"])
@@ -30,7 +30,7 @@ def test_an_unknown_extension_is_refused_with_the_known_ones(text):
     with pytest.raises(UsageError) as caught:
         check_extension(text)
 
-    assert ".nii.gz, .nii, .nrrd, .mha, .mhd" in caught.value.fix
+    assert ", ".join(EXTENSIONS) in caught.value.fix
 
 
 def test_patients_directly_in_the_input_folder_are_the_dataset(tmp_path):
@@ -156,8 +156,8 @@ def test_two_layouts_that_fit_are_a_question_to_the_user(tmp_path):
     for ask in (find_dataset, partial(read_dataset, extension=None)):
         with pytest.raises(DatasetError, match="read in 2 ways") as caught:
             ask(folder)
-        assert "segmentations with masks" in caught.value.problem
-        assert "with label.nii.gz" in caught.value.problem
+        assert "a folder of masks (segmentations)" in caught.value.problem
+        assert "a label map called label" in caught.value.problem
         assert "--layout class_masks or --layout patient_folders" in caught.value.fix
     answered = {
         name: read_dataset(find_dataset(tmp_path, name), None, name)
@@ -235,3 +235,31 @@ def test_an_ending_asked_of_an_empty_raw_dataset_is_refused(tmp_path):
 def test_a_folder_without_a_layout_is_refused(tmp_path):
     with pytest.raises(DatasetError, match="No dataset is recognised"):
         read_dataset(tmp_path, None)
+
+
+def test_names_in_label_maps_are_used_where_the_layout_has_none(tmp_path, monkeypatch):
+    folder = write_patients(tmp_path / "set", cases=2)
+    names = {"p1": {1: "liver", 2: "7", 0: "air"}, "p2": {1: "liver", 3: "tumor"}}
+    monkeypatch.setattr(class_names, "segment_names", lambda path: names[path.parent.name])
+
+    dataset = read_dataset(folder, None)
+
+    assert dataset.label_names == {1: "liver", 3: "tumor"}
+    assert dataset.findings == ()
+
+
+def test_a_value_that_is_called_otherwise_in_another_label_map_is_a_finding(tmp_path, monkeypatch):
+    folder = write_patients(tmp_path / "set", cases=3)
+    names = {"p1": {1: "liver"}, "p2": {1: "tumor"}}
+
+    def read(path):
+        if path.parent.name == "p3":
+            raise VolumeError("unreadable", "it cannot be read", "Export it again.")
+        return names[path.parent.name]
+
+    monkeypatch.setattr(class_names, "segment_names", read)
+
+    (finding,) = read_dataset(folder, None).findings
+
+    assert (finding.severity, finding.case) == ("error", "p2")
+    assert "calls the value 1 tumor; it is liver in p1" in finding.message

@@ -52,7 +52,9 @@ def test_a_dataset_is_recognised_as_its_layout_and_no_other(tmp_path, name):
 
     assert [key for key, reason in reasons.items() if reason] == [name]
     assert not any(layout.recognise(tmp_path, EXTENSIONS) for layout in layouts().values())
-    assert read_dataset(folder, None).reason == reasons[name]
+    dataset = read_dataset(folder, None)
+    assert dataset.reason == reasons[name]
+    assert not any(case.source in dataset.reason for case in dataset.cases)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 from makers import make_image, make_volume, write_patient
@@ -136,3 +137,51 @@ def test_the_label_map_of_a_patient_folder_is_not_an_image_to_segment(tmp_path):
 
     assert [case.result for case in cases] == ["train_07.nii.gz", "P1/img.nii.gz", "P2/img.nii.gz"]
     assert findings == ()
+
+
+def write_frames(path, number):
+    frames = np.stack([make_image(seed).array for seed in range(number)])
+    nibabel.save(nibabel.Nifti1Image(frames.transpose(3, 2, 1, 0), np.eye(4)), path)
+    return path
+
+
+def test_a_file_with_a_frame_for_each_channel_is_a_case_by_itself(tmp_path):
+    path = write_frames(tmp_path / "a.nii.gz", 2)
+    write_images(tmp_path, "b_0000.nii.gz", "b_0001.nii.gz")
+
+    cases, findings = group_images(tmp_path, TWO)
+
+    assert findings == ()
+    assert [case.result for case in cases] == ["a.nii.gz", "b.nii.gz"]
+    assert cases[0].images == (path, path)
+    assert [check_unlabelled(case) for case in cases] == [(), ()]
+    for seed, volume in enumerate(cases[0].read()):
+        np.testing.assert_array_equal(volume.array, make_image(seed).array)
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_file_with_other_than_a_frame_for_each_channel_is_a_finding(tmp_path, number):
+    write_frames(tmp_path / "a.nii.gz", number)
+
+    assert shown(tmp_path, TWO) == ({}, [("a.nii.gz", "channel")])
+
+
+def test_frames_beside_channels_of_the_same_name_are_a_finding(tmp_path):
+    write_frames(tmp_path / "a.nii.gz", 2)
+    write_images(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz")
+
+    _, findings = shown(tmp_path, TWO)
+
+    assert findings == [("a.nii.gz", "channel")]
+
+
+def test_what_is_put_right_in_reading_is_a_warning_and_no_error(tmp_path):
+    affine = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    nibabel.save(nibabel.Nifti1Image(make_image().array.T, affine), tmp_path / "a.nii")
+
+    (case,), _ = group_images(tmp_path, ("CT",))
+    (finding,) = check_unlabelled(case)
+
+    assert finding.severity == "warning"
+    assert "resampled" in finding.message
+    assert "segmentation lies on the grid as it was read" in finding.fix

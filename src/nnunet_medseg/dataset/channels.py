@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nnunet_medseg.dataset.checks import CaseFacts, guess_image_type
+from nnunet_medseg.dataset.facts import CaseFacts, guess_image_type
 from nnunet_medseg.errors import UsageError
 
 __all__ = ["ChannelPlan", "choose_channels", "parse_image_types"]

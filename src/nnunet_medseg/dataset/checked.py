@@ -10,8 +10,9 @@ from typing import Any
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding
 from nnunet_medseg.dataset.channels import ChannelPlan, choose_channels
-from nnunet_medseg.dataset.checks import CaseFacts, Inspection, inspect_cases, judge_dataset
-from nnunet_medseg.dataset.inspected import facts_from_json
+from nnunet_medseg.dataset.checks import Inspection, inspect_cases
+from nnunet_medseg.dataset.dataset_rules import judge_channels, judge_dataset
+from nnunet_medseg.dataset.facts import CaseFacts, facts_from_json
 from nnunet_medseg.dataset.labels import Label, LabelMap, LabelWish, resolve_labels
 from nnunet_medseg.dataset.splits import Split, split_folds
 from nnunet_medseg.errors import DatasetError, UserError
@@ -108,6 +109,7 @@ def check_dataset(
     findings = list(dataset.findings)
     findings += [finding for item in inspections for finding in item.findings]
     findings += judge_dataset(dataset.cases, facts)
+    findings += _unnamed_frames(dataset, wishes, facts)
     has_errors = any(finding.severity == "error" for finding in findings)
     if not facts:
         # What can be said about labels and folds without a readable case misleads.
@@ -118,7 +120,28 @@ def check_dataset(
         findings.append(Finding("error", "", "options", error.problem, error.fix))
         return CheckOutcome(None, _worst_first(findings), error=None if has_errors else error)
     findings += _unasked_labels(dataset.cases, facts, checked.labels)
+    sources = {case.name: case.source for case in dataset.cases}
+    findings += judge_channels(sources, checked.facts, checked.channels)
     return CheckOutcome(None if has_errors else checked, _worst_first(findings), reason)
+
+
+def _unnamed_frames(
+    dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]
+) -> Iterator[Finding]:
+    """The frames of a file are channels only when as many image types are named."""
+    for fact in facts:
+        case = next(case for case in dataset.cases if case.name == fact.name)
+        count = len(fact.value_ranges)
+        if count > len(case.images) and count not in {
+            len(wishes.image_types),
+            len(dataset.channels),
+        }:
+            message = f"the image has {count} frames (it is 4D)"
+            fix = (
+                f"If each frame is an image type, name all {count} with -i, as -i T1,T2; if they "
+                "are points in time, save the one to train on as a 3D file."
+            )
+            yield Finding("error", case.source, "4D", message, fix)
 
 
 def _unasked_labels(
@@ -144,9 +167,14 @@ def _settle(dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]) -> tup
     found = Counter(value for fact in facts for value in fact.label_voxels)
     by_value = {value: found[value] for value in sorted(found)}
     labels = resolve_labels(wishes.labels, by_value, dataset.label_names)
-    channels = choose_channels(wishes.image_types, dataset.channels, facts)
-    folds = split_folds(dataset.cases, wishes.fold, wishes.seed)
-    cases, ordered = _in_order(dataset.cases, facts, channels)
+    count = max(len(fact.value_ranges) for fact in facts)
+    # Frames have no names of their own, unless the dataset names as many.
+    listed = dataset.channels if len(dataset.channels) == count else ("",) * count
+    channels = choose_channels(wishes.image_types, listed, facts)
+    classes = {fact.name: frozenset(fact.label_voxels) for fact in facts}
+    folds = split_folds(dataset.cases, classes, wishes.fold, wishes.seed)
+    expanded = tuple(_expand(case, count) for case in dataset.cases)
+    cases, ordered = _in_order(expanded, facts, channels)
     for split in folds.values():
         _require_foreground(ordered, labels, split)
     return Checked(cases, ordered, labels, channels.names, folds), channels.reason
@@ -166,6 +194,13 @@ def _require_foreground(facts: Sequence[CaseFacts], labels: LabelMap, split: Spl
         raise DatasetError(problem, fix=fix)
 
 
+def _expand(case: Case, count: int) -> Case:
+    """Return a case with one entry a channel, where its one file holds them as frames."""
+    if len(case.images) == count:
+        return case
+    return replace(case, images=case.images * count, frames=tuple(range(count)))
+
+
 def _in_order(
     cases: Sequence[Case], facts: Sequence[CaseFacts], channels: ChannelPlan
 ) -> tuple[tuple[Case, ...], tuple[CaseFacts, ...]]:
@@ -173,7 +208,11 @@ def _in_order(
         return tuple(cases), tuple(facts)
     # Another image comes first, so that all places in the facts move.
     reordered = tuple(
-        replace(case, images=tuple(case.images[place] for place in channels.order))
+        replace(
+            case,
+            images=tuple(case.images[place] for place in channels.order),
+            frames=tuple(case.frames[place] for place in channels.order if case.frames),
+        )
         for case in cases
     )
     last = len(channels.order)
@@ -182,7 +221,7 @@ def _in_order(
             fact,
             value_ranges=tuple(fact.value_ranges[place] for place in channels.order),
             # Whoever differed from the old first image is written on the new one's grid.
-            shifted_files=tuple(range(1, last + 1)) if fact.shifted_files else (),
+            changed_parts=tuple(range(last + 1)) if fact.changed_parts else (),
         )
         for fact in facts
     )

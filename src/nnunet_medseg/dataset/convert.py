@@ -15,13 +15,15 @@ from typing import Any
 import numpy as np
 
 from nnunet_medseg.dataset.case import Case
-from nnunet_medseg.dataset.checks import CaseFacts
+from nnunet_medseg.dataset.contents import Part, read_contents
+from nnunet_medseg.dataset.facts import CaseFacts
 from nnunet_medseg.dataset.labels import LabelMap
 from nnunet_medseg.dataset.raw_layout import FILE_ENDING, image_path, label_path
+from nnunet_medseg.dataset.repairs import repair
 from nnunet_medseg.errors import DatasetError
 from nnunet_medseg.hardware import workers_for
 from nnunet_medseg.parallel import map_in_workers
-from nnunet_medseg.volume import VolumeError, read_volume, write_volume
+from nnunet_medseg.volume import Volume, write_volume
 
 __all__ = ["ConversionJob", "convert_cases", "from_training_labels", "to_training_labels"]
 
@@ -74,10 +76,10 @@ def convert_cases(
 
 
 def _must_write(job: ConversionJob) -> list[bool]:
-    """Tell for each image, and for the label map last, whether a link does not serve."""
+    """Tell for each channel, and for the label map last, whether a link does not serve."""
     files = (*job.case.images, job.case.label)
     needs = [
-        place in job.facts.shifted_files or not path.name.endswith(FILE_ENDING)
+        place in job.facts.changed_parts or not path.name.endswith(FILE_ENDING)
         for place, path in enumerate(files)
     ]
     known = {label.value: label.index for label in job.labels}
@@ -86,42 +88,49 @@ def _must_write(job: ConversionJob) -> list[bool]:
 
 
 def convert_case(job: ConversionJob) -> None:
-    """Link or write the files of one case.
+    """Link or write the files of one case, repaired as the check had found it.
 
     Raises:
         DatasetError: When one of them cannot be read any more.
     """
-    try:
-        _convert(job)
-    except VolumeError as cause:
-        problem = f"{job.case.source} has changed since it was checked: {cause.problem}."
-        fix = "Put its files back and run the same command; it goes on."
-        raise DatasetError(problem, fix=fix) from cause
-
-
-def _convert(job: ConversionJob) -> None:
     *write_images, write_label = _must_write(job)
-    for channel, (path, must_write) in enumerate(zip(job.case.images, write_images, strict=True)):
-        target = image_path(job.raw, job.case.name, channel)
-        if must_write:
-            _write(target, path, job.case.images[0], None)
-        else:
+    targets = [
+        image_path(job.raw, job.case.name, channel) for channel in range(len(job.case.images))
+    ]
+    label_target = label_path(job.raw, job.case.name)
+    for path, target, must_write in zip(job.case.images, targets, write_images, strict=True):
+        if not must_write:
             _link(target, path)
-    target = label_path(job.raw, job.case.name)
-    if write_label:
-        _write(target, job.case.label, job.case.images[0], job.labels)
-    else:
-        _link(target, job.case.label)
-
-
-def _write(target: Path, source: Path, grid: Path, labels: LabelMap | None) -> None:
-    volume = read_volume(source)
-    array = volume.array if labels is None else to_training_labels(volume.array, labels)
+    if not write_label:
+        _link(label_target, job.case.label)
+    if not any((*write_images, write_label)):
+        return
+    channels, label = _read(job)
     # The grids agree within the tolerance; nnU-Net wants them equal.
-    on_grid = volume if source == grid else read_volume(grid)
+    grid = channels[0].volume
+    for part, target, must_write in zip(channels, targets, write_images, strict=True):
+        if must_write:
+            _write(target, grid.with_array(part.array))
+    if write_label:
+        _write(label_target, grid.with_array(to_training_labels(label.array, job.labels)))
+
+
+def _read(job: ConversionJob) -> tuple[tuple[Part, ...], Part]:
+    contents, findings = read_contents(job.case)
+    contents, _ = repair(job.case, contents)
+    shapes = {part.array.shape for part in contents.parts}
+    if findings or contents.label is None or shapes != {job.facts.shape}:
+        found = findings[0].message if findings else "another size"
+        problem = f"{job.case.source} has changed since it was checked: {found}."
+        fix = "Put its files back and run the same command; it goes on."
+        raise DatasetError(problem, fix=fix)
+    return contents.channels, contents.label
+
+
+def _write(target: Path, volume: Volume) -> None:
     # A link left there would lead the writing into the user's file.
     target.unlink(missing_ok=True)
-    write_volume(target, on_grid.with_array(array))
+    write_volume(target, volume)
 
 
 def _link(target: Path, source: Path) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_medseg.dataset.case import Case, Finding
-from nnunet_medseg.dataset.checks import CaseFacts, Inspection, inspect_cases
+from nnunet_medseg.dataset.checks import Inspection, inspect_cases
+from nnunet_medseg.dataset.facts import facts_from_json
 from nnunet_medseg.files import read_cache, write_json
 from nnunet_medseg.volume import files_of
 
-__all__ = ["InspectionRecord", "facts_from_json"]
+__all__ = ["InspectionRecord"]
 
-FORMAT = 1
+FORMAT = 2
 
 
 class InspectionRecord:
@@ -67,7 +68,9 @@ class InspectionRecord:
     def _key(self, case: Case) -> str:
         files = [part for path in case.files for part in files_of(path)]
         hashes = [self._hashes.get(path, "") for path in files]
-        return "-".join(hashes) if all(hashes) else ""
+        # Masks mean something else under another value, and frames in another order.
+        kinds = [str(value) for value, _ in case.masks] + [str(frame) for frame in case.frames]
+        return "-".join([*hashes, *kinds]) if all(hashes) else ""
 
 
 def _recall(record: Any, case: Case) -> Inspection | None:
@@ -78,16 +81,3 @@ def _recall(record: Any, case: Case) -> Inspection | None:
     except (TypeError, ValueError, LookupError, AttributeError):
         return None
     return Inspection(facts, tuple(replace(item, case=case.source) for item in findings))
-
-
-def facts_from_json(item: dict[str, Any]) -> CaseFacts:
-    """Return the facts of a case from plain types, as `dataclasses.asdict` and JSON leave them."""
-    return CaseFacts(
-        name=item["name"],
-        shape=tuple(item["shape"]),
-        spacing_mm=tuple(item["spacing_mm"]),
-        value_ranges=tuple((low, high) for low, high in item["value_ranges"]),
-        label_voxels={int(value): count for value, count in item["label_voxels"].items()},
-        shifted_files=tuple(item["shifted_files"]),
-        content=item["content"],
-    )

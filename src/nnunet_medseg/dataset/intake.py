@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunet_medseg.dataset.case import Dataset
 from nnunet_medseg.dataset.layouts import layouts
+from nnunet_medseg.dataset.layouts.class_names import names_in_label_maps
 from nnunet_medseg.dataset.layouts.listing import all_images, is_litter, subfolders
 from nnunet_medseg.errors import DatasetError, FolderError, UsageError
 from nnunet_medseg.volume import EXTENSIONS, extension_of
@@ -170,7 +171,11 @@ def read_dataset(folder: Path, extension: str | None, layout: str = ANY_LAYOUT) 
     """
     name, reason = _the_layout(folder, layout)
     kinds = EXTENSIONS if extension is None else _kinds_asked(folder, extension)
-    return replace(layouts()[name].read(folder, kinds), reason=reason)
+    dataset = replace(layouts()[name].read(folder, kinds), reason=reason)
+    if dataset.label_names:
+        return dataset
+    names, findings = names_in_label_maps(dataset.cases)
+    return replace(dataset, label_names=names, findings=(*dataset.findings, *findings))
 
 
 def _kinds_asked(folder: Path, extension: str) -> tuple[str, ...]:

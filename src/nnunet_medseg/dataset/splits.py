@@ -2,12 +2,14 @@
 
 With patients marked as held out, these are evaluated and all others train. Without them, `all`
 trains on every patient and evaluates nobody, a number picks one of at most five seeded folds, and
-`cv` (cross-validation) takes them all, so that every patient is evaluated once.
+`cv` (cross-validation) takes them all, so that every patient is evaluated once. All images of a
+patient are on one side, and each fold has about as many cases with each label as the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,9 @@ from nnunet_medseg.errors import DatasetError, UsageError
 __all__ = ["FOLDS", "Split", "check_fold", "split_cases", "split_folds"]
 
 MAX_FOLDS = 5  # as nnU-Net; crossval_split.py of 2.8.1
+# Label values that each case has, by its name.
+Classes = Mapping[str, frozenset[int]]
+
 FOLDS = ("all", *(str(number) for number in range(MAX_FOLDS)), "cv")
 
 
@@ -42,11 +47,12 @@ def check_fold(text: str) -> str:
     return fold
 
 
-def split_folds(cases: Sequence[Case], fold: str, seed: int) -> dict[str, Split]:
+def split_folds(cases: Sequence[Case], classes: Classes, fold: str, seed: int) -> dict[str, Split]:
     """Return the split of each fold that is to be trained, by the name of the fold.
 
     Args:
-        cases: All cases, one a patient.
+        cases: All cases.
+        classes: Label values that each case has, by its name.
         fold: "all", "0" … "4", or "cv" for as many folds as there are.
         seed: Decides the folds.
 
@@ -54,12 +60,13 @@ def split_folds(cases: Sequence[Case], fold: str, seed: int) -> dict[str, Split]
         DatasetError: When the fold does not exist for these cases, or nobody is left to train.
     """
     if fold != "cv":
-        return {fold: split_cases(cases, fold, seed)}
-    others = [case for case in cases if not case.is_held_out]
-    if len(others) < len(cases) or len(others) < 2:
-        raise _no_folds(len(cases) - len(others))
-    number = min(MAX_FOLDS, len(cases))
-    return {str(place): split_cases(cases, str(place), seed) for place in range(number)}
+        return {fold: split_cases(cases, classes, fold, seed)}
+    owners = {case.owner for case in cases}
+    held_out = sum(case.is_held_out for case in cases)
+    if held_out or len(owners) < 2:
+        raise _no_folds(held_out)
+    number = min(MAX_FOLDS, len(owners))
+    return {str(place): split_cases(cases, classes, str(place), seed) for place in range(number)}
 
 
 def _no_folds(held_out: int) -> DatasetError:
@@ -73,11 +80,12 @@ def _no_folds(held_out: int) -> DatasetError:
     return DatasetError(problem, fix="Use -f 0; or rename validate to train to use folds.")
 
 
-def split_cases(cases: Sequence[Case], fold: str, seed: int) -> Split:
+def split_cases(cases: Sequence[Case], classes: Classes, fold: str, seed: int) -> Split:
     """Split the cases for one fold.
 
     Args:
-        cases: All cases, one a patient.
+        cases: All cases.
+        classes: Label values that each case has, by its name.
         fold: "all" or "0" … "4".
         seed: Decides the folds.
 
@@ -93,7 +101,7 @@ def split_cases(cases: Sequence[Case], fold: str, seed: int) -> Split:
         return _keep_held_out(others, held_out, fold)
     if fold == "all":
         return Split(others, ())
-    return _fold(others, int(fold), seed)
+    return _fold(cases, classes, int(fold), seed)
 
 
 def _keep_held_out(others: tuple[str, ...], held_out: tuple[str, ...], fold: str) -> Split:
@@ -107,19 +115,61 @@ def _keep_held_out(others: tuple[str, ...], held_out: tuple[str, ...], fold: str
     return Split(others, held_out)
 
 
-def _fold(names: tuple[str, ...], fold: int, seed: int) -> Split:
-    folds = min(MAX_FOLDS, len(names))
+def _fold(cases: Sequence[Case], classes: Classes, fold: int, seed: int) -> Split:
+    owners = sorted({case.owner for case in cases})
+    folds = min(MAX_FOLDS, len(owners))
     if folds < 2:
         problem = f"-f {fold}: one patient cannot be split into a training and a validation part."
         raise DatasetError(problem, fix="Use -f all, or add patients.")
     if fold >= folds:
         problem = (
-            f"-f {fold}: with {len(names)} patients there are {folds} folds, 0 to {folds - 1}."
+            f"-f {fold}: with {len(owners)} patients there are {folds} folds, 0 to {folds - 1}."
         )
         raise DatasetError(problem, fix=f"Use a fold from 0 to {folds - 1}, or -f all.")
-    order = np.random.default_rng(seed).permutation(len(names))
-    chosen = {int(place) for place in np.array_split(order, folds)[fold]}
+    places = _stratify(cases, classes, folds, seed)
     return Split(
-        tuple(name for place, name in enumerate(names) if place not in chosen),
-        tuple(name for place, name in enumerate(names) if place in chosen),
+        tuple(case.name for case in cases if places[case.owner] != fold),
+        tuple(case.name for case in cases if places[case.owner] == fold),
     )
+
+
+def _stratify(cases: Sequence[Case], classes: Classes, folds: int, seed: int) -> dict[str, int]:
+    """Return the fold of each owner: as many owners in each, and as many with each label.
+
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011, doi:10.1007/978-3-642-23808-6_10):
+    the rarest label is shared out first, each owner to the fold that lacks it most. Here no fold
+    gets more than its share of owners, so that folds differ by one at most.
+
+    Args:
+        cases: All cases.
+        classes: Label values that each case has, by its name.
+        folds: Number of folds, at most that of the owners.
+        seed: Decides the order of the owners, and which fold gets one too many.
+    """
+    labels: dict[str, frozenset[int]] = {}
+    for case in cases:
+        labels[case.owner] = labels.get(case.owner, frozenset()) | classes.get(
+            case.name, frozenset()
+        )
+    rng = np.random.default_rng(seed)
+    owners = [sorted(labels)[place] for place in rng.permutation(len(labels))]
+    room = [len(part) for part in np.array_split(range(len(owners)), folds)]
+    counts = Counter(label for owner in owners for label in labels[owner])
+    wanted = [{label: count / folds for label, count in counts.items()} for _ in range(folds)]
+    found: dict[str, int] = {}
+    while len(found) < len(owners):
+        left = [owner for owner in owners if owner not in found]
+        remaining = Counter(label for owner in left for label in labels[owner])
+        rarest = min(remaining, key=lambda label: (remaining[label], label), default=None)
+        for owner in left:
+            if rarest is not None and rarest not in labels[owner]:
+                continue
+            open_folds = [place for place in range(folds) if room[place]]
+            place = max(
+                open_folds, key=lambda place: (wanted[place].get(rarest or 0, 0.0), room[place])
+            )
+            found[owner] = place
+            room[place] -= 1
+            for label in labels[owner]:
+                wanted[place][label] -= 1
+    return found

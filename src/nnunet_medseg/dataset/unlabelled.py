@@ -14,9 +14,11 @@ from nnunet_medseg.hardware import free_memory_bytes
 from nnunet_medseg.volume import (
     EXTENSIONS,
     GRID_TOLERANCE,
+    Volume,
     VolumeError,
     extension_of,
     grid_shift,
+    read_frames,
     read_volume,
 )
 
@@ -35,10 +37,23 @@ class Unlabelled:
     Attributes:
         result: Path of its segmentation, relative to the output folder.
         images: One file a channel, in the order of the model.
+        frames: Which frame of each file it is, where one file has all; else empty.
     """
 
     result: str
     images: tuple[Path, ...]
+    frames: tuple[int, ...] = ()
+
+    def read(self) -> tuple[Volume, ...]:
+        """Read the images, in the order of the model.
+
+        Raises:
+            VolumeError: When one of them is not a 3D image.
+        """
+        if not self.frames:
+            return tuple(read_volume(path) for path in self.images)
+        found = read_frames(self.images[0], memory_bytes=free_memory_bytes())
+        return tuple(found[frame] for frame in self.frames)
 
 
 def group_images(
@@ -47,8 +62,9 @@ def group_images(
     """Sort the images of a folder, and all below, into cases.
 
     With one channel every image is a case. With several, files that differ only in what follows
-    the last underscore belong together: a number (`_0000`, `_0001` …) or a channel's name. The
-    label map of a patient folder, beside an image, is passed over.
+    the last underscore belong together: a number (`_0000`, `_0001` …) or a channel's name; and a
+    file whose name tells no channel is a case by itself when it has a frame for each. The label
+    map of a patient folder, beside an image, is passed over.
 
     Args:
         folder: Where to look.
@@ -63,7 +79,8 @@ def group_images(
         return tuple(alone), ()
     groups: dict[str, dict[int, Path]] = {}
     findings = []
-    for path in files:
+    whole = _by_themselves(files, folder, channels)
+    for path in (item for item in files if item not in {case.images[0] for case in whole}):
         place = _place_of(path, channels)
         if place is None:
             findings.append(_no_channel(path, folder, channels))
@@ -78,12 +95,39 @@ def group_images(
         for name, found in groups.items()
         if len(found) < len(channels)
     ]
+    findings += [
+        _twice(case.images[0], next(iter(groups[case.result].values())), folder)
+        for case in whole
+        if case.result in groups
+    ]
     cases = tuple(
         Unlabelled(name, tuple(found[number] for number in range(len(channels))))
         for name, found in sorted(groups.items())
         if len(found) == len(channels)
     )
-    return cases, tuple(findings)
+    return tuple(sorted((*cases, *whole), key=lambda case: case.result)), tuple(findings)
+
+
+def _by_themselves(
+    files: Sequence[Path], folder: Path, channels: Sequence[str]
+) -> list[Unlabelled]:
+    """Return the files that hold all images of a case, as frames."""
+    return [
+        Unlabelled(
+            path.relative_to(folder).as_posix(),
+            (path,) * len(channels),
+            tuple(range(len(channels))),
+        )
+        for path in files
+        if _place_of(path, channels) is None and _has_frames(path, len(channels))
+    ]
+
+
+def _has_frames(path: Path, number: int) -> bool:
+    try:
+        return len(read_frames(path, memory_bytes=free_memory_bytes())) == number
+    except VolumeError:
+        return False
 
 
 def _without_label_maps(files: Sequence[Path]) -> list[Path]:
@@ -133,12 +177,13 @@ def _long_name(case: Unlabelled) -> Iterator[Finding]:
 
 
 def check_unlabelled(case: Unlabelled) -> tuple[Finding, ...]:
-    """Read the images of a case and return what is wrong with them."""
-    volumes = []
+    """Read the images of a case and return what is wrong with them, and what was put right."""
+    volumes: list[Volume] = []
     findings = list(_long_name(case))
-    for path in case.images:
+    # A file with frames is read once.
+    for path in dict.fromkeys(case.images):
         try:
-            volumes.append(read_volume(path, memory_bytes=free_memory_bytes()))
+            volumes += _read_all(path, case)
         except VolumeError as problem:
             message = f"{path.name}: {problem.problem}"
             findings.append(Finding("error", case.result, problem.rule, message, problem.fix))
@@ -146,4 +191,17 @@ def check_unlabelled(case: Unlabelled) -> tuple[Finding, ...]:
         message = "its images do not lie on one grid"
         fix = "Resample them onto the grid of the first."
         findings.append(Finding("error", case.result, "geometry mismatch", message, fix))
-    return tuple(findings)
+    notes = dict.fromkeys(note for volume in volumes for note in volume.notes)
+    return (*findings, *(_note(case, note) for note in notes))
+
+
+def _read_all(path: Path, case: Unlabelled) -> tuple[Volume, ...]:
+    memory_bytes = free_memory_bytes()
+    if case.frames:
+        return read_frames(path, memory_bytes=memory_bytes)
+    return (read_volume(path, memory_bytes=memory_bytes),)
+
+
+def _note(case: Unlabelled, note: str) -> Finding:
+    fix = "The segmentation lies on the grid as it was read."
+    return Finding("warning", case.result, "read with a repair", note, fix)

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunet_medseg.volume.meta import beside_header, has_few_dimensions, lost_in_meta
-from nnunet_medseg.volume.nifti import announced_by_nifti, lost_in_nifti, starts_like_nifti
+from nnunet_medseg.volume.meta import beside_header, has_few_dimensions, look_into_meta
+from nnunet_medseg.volume.nifti import announced_by_nifti, look_into_nifti, starts_like_nifti
 from nnunet_medseg.volume.nrrd import announced_by_nrrd, has_voxels_inside
-from nnunet_medseg.volume.stack import Announced, announced_by
+from nnunet_medseg.volume.stack import Announced, Looked, announced_by
+from nnunet_medseg.volume.tiff import spacing_file, starts_like_tiff
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["EXTENSIONS", "NIFTI", "Family", "extension_of", "family_of", "files_of"]
+__all__ = ["EXTENSIONS", "NIFTI", "TIFF", "Family", "extension_of", "family_of", "files_of"]
 
 
 @dataclass(frozen=True)
@@ -27,25 +28,30 @@ class Family:
             strange file to every parser it has, and misses `.MHA`.
         starts_well: Looks at what SimpleITK would act on while it reads the header.
         announced: Returns what the header says, from what SimpleITK found in it.
-        count_lost: Looks whether all voxels are there and can be unpacked, where SimpleITK does
-            not, and returns how many are no numbers and would become others in silence.
+        look: Looks whether all voxels are there and can be unpacked, where SimpleITK does not.
         has_segments: Whether frames are layers of segments, as 3D Slicer writes them.
     """
 
     reader: str
     starts_well: Callable[[Path], bool]
     announced: Callable[[Path, sitk.ImageFileReader], Announced]
-    count_lost: Callable[[Path, sitk.ImageFileReader], int]
+    look: Callable[[Path, sitk.ImageFileReader], Looked]
     has_segments: bool = False
 
 
-NIFTI = Family("NiftiImageIO", starts_like_nifti, announced_by_nifti, lost_in_nifti)
-NRRD = Family("NrrdImageIO", has_voxels_inside, announced_by_nrrd, lambda _path, _reader: 0)
+def _no_look(_path: Path, _reader: sitk.ImageFileReader) -> Looked:
+    return Looked()
+
+
+NIFTI = Family("NiftiImageIO", starts_like_nifti, announced_by_nifti, look_into_nifti)
+NRRD = Family("NrrdImageIO", has_voxels_inside, announced_by_nrrd, _no_look)
 # With segments, which the header names.
 SEGMENTS = replace(NRRD, has_segments=True)
 META = Family(
-    "MetaImageIO", has_few_dimensions, lambda _path, reader: announced_by(reader), lost_in_meta
+    "MetaImageIO", has_few_dimensions, lambda _path, reader: announced_by(reader), look_into_meta
 )
+# Not read by SimpleITK, which loses half of what the format may hold; see tiff.py.
+TIFF = Family("", starts_like_tiff, lambda _path, reader: announced_by(reader), _no_look)
 
 # Endings of files with images in them; the longer of two that fit stands first.
 FORMATS = {
@@ -55,6 +61,8 @@ FORMATS = {
     ".nrrd": NRRD,
     ".mha": META,
     ".mhd": META,
+    ".tif": TIFF,
+    ".tiff": TIFF,
 }
 EXTENSIONS = tuple(FORMATS)
 
@@ -76,6 +84,14 @@ def family_of(path: Path) -> Family:
 
 
 def files_of(path: Path) -> tuple[Path, ...]:
-    """Return the files that hold an image: itself, and for `.mhd` the data file beside it."""
-    beside = beside_header(path) if extension_of(path) == ".mhd" else None
+    """Return the files that hold an image: itself, and what belongs to it beside it.
+
+    That is the data file of an `.mhd`, and the JSON file that tells the voxel size of a `.tif`.
+    """
+    extension = extension_of(path)
+    beside = None
+    if extension == ".mhd":
+        beside = beside_header(path)
+    elif extension in (".tif", ".tiff"):
+        beside = spacing_file(path)
     return (path,) if beside is None else (path, beside)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from nnunet_medseg.volume.problems import VolumeError, unreadable
+from nnunet_medseg.volume.stack import Looked
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["beside_header", "has_few_dimensions", "lost_in_meta"]
+__all__ = ["beside_header", "has_few_dimensions", "look_into_meta"]
 
 META_HEADER_BYTES = 1 << 16  # it is text of a few lines
 # Names of a data file that stand for something else (metaImage.cxx of ITK 5.4): for the file with
@@ -90,15 +91,15 @@ def has_few_dimensions(path: Path) -> bool:
     return bool(numbers) and all(re.fullmatch(rb"[1-9]", number) for number in numbers)
 
 
-def lost_in_meta(path: Path, reader: sitk.ImageFileReader) -> int:
-    """Return 0, for NaN comes through SimpleITK here, when all voxels are there and unpack.
+def look_into_meta(path: Path, reader: sitk.ImageFileReader) -> Looked:
+    """Look whether all voxels are there and unpack.
 
     Raises:
         VolumeError: When they are not; SimpleITK never comes back from some of these files.
     """
     if not _is_whole(path, reader):
         raise unreadable()
-    return 0
+    return Looked()
 
 
 def _is_whole(path: Path, reader: sitk.ImageFileReader) -> bool:

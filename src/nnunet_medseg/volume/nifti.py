@@ -9,33 +9,39 @@ import gzip
 import logging
 import math
 import struct
+import warnings
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
 from nnunet_medseg.volume.problems import count_lost, unreadable
-from nnunet_medseg.volume.stack import Announced, Stack, announced_by
+from nnunet_medseg.volume.stack import Announced, Looked, Stack, announced_by
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
 __all__ = [
     "announced_by_nifti",
-    "lost_in_nifti",
+    "look_into_nifti",
     "read_nifti",
     "read_nifti_header",
     "starts_like_nifti",
 ]
 
-BLOCK_BYTES = 1 << 16  # of compressed data: unpacked it is a thousand times as much at most
+BLOCK_BYTES = 1 << 20  # of compressed data: unpacked it is a thousand times as much at most
 GZIP_MAGIC = b"\x1f\x8b"
 NIFTI_HEADER_BYTES = (348, 540)  # versions 1 and 2; it is the header's own first number
 # What the voxels of a file of their own begin with, its place, and that of where they begin.
 NIFTI_MARKS = {348: (b"n+1\0", 344, "f", 108), 540: (b"n+2\0", 4, "q", 168)}
 # Between header and voxels are notes of other programs; what stands there is read into memory.
 NIFTI_NOTES_BYTES = 1 << 26
-NIFTI_FLOAT_BYTES = {16: 4, 64: 8}  # codes of nifti1.h
+# Codes of nifti1.h.
+NIFTI_FLOAT_BYTES = {16: 4, 64: 8}
+NIFTI_KINDS = {
+    **{2: np.uint8, 4: np.int16, 8: np.int32, 16: np.float32, 64: np.float64},
+    **{256: np.int8, 512: np.uint16, 768: np.uint32, 1024: np.int64, 1280: np.uint64},
+}
 LARGEST_VALUE_BYTES = 8
 MM_IN_UNIT = {"meter": 1000.0, "micron": 1e-3}
 RAS_TO_LPS_SIGNS = np.array([-1.0, -1.0, 1.0, 1.0])
@@ -67,32 +73,52 @@ def announced_by_nifti(_path: Path, reader: sitk.ImageFileReader) -> Announced:
     return Announced(found.size, found.values, int(reader.GetMetaData("dim[0]")))
 
 
-def lost_in_nifti(path: Path, reader: sitk.ImageFileReader) -> int:
-    """Return how many voxels are no numbers.
+def look_into_nifti(path: Path, reader: sitk.ImageFileReader) -> Looked:
+    """Read the voxels where they stand as they are, else count those that are no numbers.
 
-    SimpleITK fills a short file with zeros, and puts a zero for every NaN, without a word.
+    SimpleITK fills a short file with zeros, and puts a zero for every NaN, without a word; and
+    what had to be unpacked to be looked at need not be unpacked again.
 
     Raises:
         VolumeError: When voxels are missing.
     """
-    missing_bytes = math.prod(reader.GetSize()) * int(reader.GetMetaData("bitpix")) // 8
+    size = reader.GetSize()
+    size_bytes = math.prod(size) * int(reader.GetMetaData("bitpix")) // 8
     code = int(reader.GetMetaData("datatype"))
     start = math.ceil(float(reader.GetMetaData("vox_offset")))
-    return _lost_in(path, start, missing_bytes, code)
+    slope, shift = (float(reader.GetMetaData(f"scl_{name}")) for name in ("slope", "inter"))
+    kind = NIFTI_KINDS.get(code)
+    if kind is None or slope not in (0, 1) or shift != 0:
+        return Looked(_lost_in(path, start, size_bytes, code))
+    content: Any = np.empty(size_bytes, np.uint8)
+    with _open_nifti(path) as stream:
+        stored = np.dtype(kind).newbyteorder(_order_of(stream))
+        stream.seek(start)
+        for place in range(0, size_bytes, BLOCK_BYTES):
+            block = memoryview(content[place : place + BLOCK_BYTES])
+            if stream.readinto(block) != len(block):  # type: ignore[attr-defined]
+                raise unreadable()
+        # The end of a packed file brings its checksum.
+        stream.read(1)
+    array = content.view(stored).reshape(size[::-1]).astype(kind, copy=False)
+    return Looked(count_lost(array) if array.dtype.kind == "f" else 0, array)
+
+
+def _order_of(stream: IO[bytes]) -> Literal["<", ">"]:
+    return "<" if int.from_bytes(stream.read(4), "little") in NIFTI_HEADER_BYTES else ">"
 
 
 def _lost_in(path: Path, start: int, missing_bytes: int, code: int) -> int:
     value_bytes = NIFTI_FLOAT_BYTES.get(code)
     lost = 0
     with _open_nifti(path) as stream:
-        order = "<" if int.from_bytes(stream.read(4), "little") in NIFTI_HEADER_BYTES else ">"
+        order = _order_of(stream)
         stream.seek(start)
         while missing_bytes > 0 and (block := stream.read(min(BLOCK_BYTES, missing_bytes))):
             missing_bytes -= len(block)
             if value_bytes is not None:
                 whole = block[: len(block) // value_bytes * value_bytes]
                 lost += count_lost(np.frombuffer(whole, dtype=f"{order}f{value_bytes}"))
-        # The end of a packed file brings its checksum.
         stream.read(1)
     if missing_bytes:
         raise unreadable()
@@ -113,7 +139,10 @@ def _image_in(stream: IO[bytes]) -> Any:
     is_second = second in (int.from_bytes(start, "little"), int.from_bytes(start, "big"))
     kind = nibabel.Nifti2Image if is_second else nibabel.Nifti1Image
     try:
-        return kind.from_stream(stream)
+        with warnings.catch_warnings():
+            # Over notes of other programs that are of an odd length.
+            warnings.simplefilter("ignore")
+            return kind.from_stream(stream)
     except (HeaderDataError, ImageFileError) as cause:
         raise unreadable() from cause
 

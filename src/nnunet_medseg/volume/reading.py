@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_medseg.volume.formats import NIFTI, Family, family_of
+from nnunet_medseg.volume.formats import NIFTI, TIFF, Family, family_of
 from nnunet_medseg.volume.grid import Volume
 from nnunet_medseg.volume.nifti import read_nifti, read_nifti_header
 from nnunet_medseg.volume.nrrd import header_of
@@ -24,7 +24,8 @@ from nnunet_medseg.volume.problems import (
 )
 from nnunet_medseg.volume.segments import Segment, merge_layers, segments_in
 from nnunet_medseg.volume.shear import READING_COPIES, at_right_angles
-from nnunet_medseg.volume.stack import Announced, Stack, stack_of
+from nnunet_medseg.volume.stack import Announced, Stack, stack_of, voxels_of
+from nnunet_medseg.volume.tiff import read_tiff
 
 __all__ = ["read_frames", "read_volume", "segment_names", "silence_readers"]
 
@@ -152,6 +153,8 @@ def _read(path: Path, wish: _Wish) -> tuple[Volume, ...]:
 def _read_stack(path: Path, family: Family, wish: _Wish) -> Stack:
     import SimpleITK as sitk
 
+    if family is TIFF:
+        return read_tiff(path, lambda announced: _check_announced(announced, wish))
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(family.reader)
@@ -163,12 +166,14 @@ def _read_stack(path: Path, family: Family, wish: _Wish) -> Stack:
         return _read_refused(path, wish)
     announced = family.announced(path, reader)
     _check_announced(announced, wish)
-    lost = family.count_lost(path, reader)
-    _check_lost(lost, wish)
-    stack = stack_of(reader.Execute())
-    if lost:
-        stack = replace(stack, array=read_nifti(path).array)
-    return replace(stack, notes=announced.notes)
+    looked = family.look(path, reader)
+    _check_lost(looked.lost, wish)
+    array = looked.array
+    if array is None and looked.lost:
+        array = read_nifti(path).array
+    if array is None:
+        array = voxels_of(reader.Execute())
+    return stack_of(array, reader, announced.notes)
 
 
 def _read_refused(path: Path, wish: _Wish) -> Stack:

@@ -97,7 +97,6 @@ def _resampled(
     back = np.linalg.inv(volume.affine) @ affine
     kind = volume.array.dtype
     fine = np.float64 if kind.itemsize > 2 and kind != np.float32 else np.float32
-    finite = volume.array[np.isfinite(volume.array)]
     array = affine_transform(
         volume.array,
         back[2::-1, 2::-1],
@@ -105,8 +104,16 @@ def _resampled(
         output_shape=tuple(int(side) for side in size[::-1]),
         output=kind if is_label else fine,
         order=0 if is_label else 1,
-        cval=0 if is_label or not finite.size else finite.min(),
+        cval=0 if is_label else _lowest(volume.array),
     )
     if kind.kind in "iu" and not is_label:
-        array = np.rint(array)
+        np.rint(array, out=array)
     return _on(array.astype(kind, copy=False), affine, (*volume.notes, RESAMPLED))
+
+
+def _lowest(array: np.ndarray[Any, Any]) -> float:
+    """Return the lowest value that is a number: of an image, the background."""
+    if array.dtype.kind != "f":
+        return float(array.min())
+    lowest = np.min(array, where=np.isfinite(array), initial=np.inf)
+    return float(lowest) if np.isfinite(lowest) else 0.0

@@ -14,7 +14,7 @@ from nnunet_medseg.volume.problems import VolumeError
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
-__all__ = ["Announced", "Stack", "announced_by", "stack_of"]
+__all__ = ["Announced", "Looked", "Stack", "announced_by", "stack_of", "voxels_of"]
 
 SQUEEZED = "an axis of length 1 removed"
 MIXED_TOLERANCE = 1e-6  # of a direction matrix, between space and what is not space
@@ -43,6 +43,19 @@ class Announced:
     def notes(self) -> tuple[str, ...]:
         """What is put right to have three axes."""
         return (SQUEEZED,) if self.frames == 1 and max(self.axes, len(self.size)) > 3 else ()
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look at the voxels has brought, before SimpleITK reads them.
+
+    Attributes:
+        lost: How many are no numbers, and would become others in silence.
+        array: The voxels, shape `(…, z, y, x)`, when they need not be read again.
+    """
+
+    lost: int = 0
+    array: np.ndarray[Any, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,26 +91,31 @@ def announced_by(reader: sitk.ImageFileReader) -> Announced:
     return Announced(size, int(reader.GetNumberOfComponents()), len(size))
 
 
-def stack_of(image: sitk.Image) -> Stack:
-    """Return what SimpleITK has read, with several values a voxel as frames.
+def voxels_of(image: sitk.Image) -> np.ndarray[Any, Any]:
+    """Return the voxels of an image of SimpleITK, with several values a voxel as frames."""
+    import SimpleITK as sitk
+
+    array: np.ndarray[Any, Any] = sitk.GetArrayFromImage(image)
+    return np.moveaxis(array, -1, 0) if array.ndim > image.GetDimension() else array
+
+
+def stack_of(
+    array: np.ndarray[Any, Any], reader: sitk.ImageFileReader, notes: tuple[str, ...]
+) -> Stack:
+    """Return voxels on the grid that SimpleITK found in a header.
 
     Raises:
         VolumeError: When the axes of space are mixed with others.
     """
-    import SimpleITK as sitk
-
-    array = sitk.GetArrayFromImage(image)
-    axes = image.GetDimension()
-    if array.ndim > axes:
-        array = np.moveaxis(array, -1, 0)
-    direction = np.array(image.GetDirection()).reshape(axes, axes)
+    axes = reader.GetDimension()
+    direction = np.array(reader.GetDirection()).reshape(axes, axes)
     mixed = np.concatenate([direction[:3, 3:].ravel(), direction[3:, :3].ravel()])
     if np.abs(mixed).max(initial=0) > MIXED_TOLERANCE:
         problem = "the axes of space are mixed with the others in the header"
         raise VolumeError("header", problem, "Save each time point or channel as a 3D file.")
-    spacing = np.array(image.GetSpacing()[:3])
+    spacing = np.array(reader.GetSpacing()[:3])
     affine = np.eye(4)
     affine[:3, :3] = direction[:3, :3] * spacing
-    affine[:3, 3] = image.GetOrigin()[:3]
+    affine[:3, 3] = reader.GetOrigin()[:3]
     z, y, x = (float(value) for value in spacing[::-1])
-    return Stack(array, (z, y, x), affine)
+    return Stack(array, (z, y, x), affine, notes)

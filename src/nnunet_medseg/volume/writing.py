@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from nnunet_medseg.volume.formats import extension_of, family_of, files_of
+from nnunet_medseg.volume.formats import TIFF, extension_of, family_of, files_of
 from nnunet_medseg.volume.grid import Volume, to_sitk
+from nnunet_medseg.volume.tiff import write_tiff
 
 __all__ = ["write_volume"]
 
@@ -29,6 +30,9 @@ def write_volume(path: Path, volume: Volume) -> None:
 def _write(path: Path, volume: Volume) -> None:
     import SimpleITK as sitk
 
+    if family_of(path) is TIFF:
+        write_tiff(path, volume)
+        return
     packed = extension_of(path) != ".nii"
     sitk.WriteImage(
         to_sitk(volume), str(path), useCompression=packed, imageIO=family_of(path).reader

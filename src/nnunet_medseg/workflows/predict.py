@@ -183,9 +183,9 @@ def _find_cases(source: Path, channels: Sequence[str]) -> tuple[Unlabelled, ...]
         for number, case in enumerate(cases, start=1):
             findings += check_unlabelled(case)
             bar.update(number)
-    if findings:
-        show_findings(tuple(findings))
-        problem = f"The images have {len(findings)} problems, listed above."
+    show_findings(tuple(findings))
+    if errors := [item for item in findings if item.severity == "error"]:
+        problem = f"The images have {len(errors)} problems, listed above."
         raise DatasetError(problem, fix="Put them right and run the same command again.")
     return cases
 
@@ -253,12 +253,7 @@ def _segment(job: _Job, case: Unlabelled) -> None:
     from nnunet_medseg.nnunet.environment import chatter
 
     with tempfile.TemporaryDirectory(dir=job.work, prefix=SCRATCH) as temporary:
-        first = read_volume(case.images[0])
-        # Numbered: a name of full length would not take the other ending.
-        copies = [Path(temporary, f"{place}.nii.gz") for place in range(len(case.images))]
-        images = [
-            _on_grid(path, first, copy) for path, copy in zip(case.images, copies, strict=True)
-        ]
+        first, images = _as_nifti(case, Path(temporary))
         with chatter(job.log):
             predicted = job.segmenter.segment(images)
     array = from_training_labels(predicted, job.labels)
@@ -267,15 +262,22 @@ def _segment(job: _Job, case: Unlabelled) -> None:
     _write_checked(job.output, case.result, result)
 
 
-def _on_grid(path: Path, grid: Volume, copy: Path) -> Path:
-    """Return a NIfTI file whose header agrees with the grid to the last bit."""
-    volume = read_volume(path)
-    is_nifti = extension_of(path) in {".nii", ".nii.gz"}
-    # What was put right in reading is wrong in the file.
-    if is_nifti and not volume.notes and np.array_equal(volume.affine, grid.affine):
-        return path
-    write_volume(copy, grid.with_array(volume.array))
-    return copy
+def _as_nifti(case: Unlabelled, folder: Path) -> tuple[Volume, list[Path]]:
+    """Return the first image, and NIfTI files whose headers agree with its grid to the last bit."""
+    volumes = case.read()
+    grid = volumes[0]
+    images = []
+    for place, (path, volume) in enumerate(zip(case.images, volumes, strict=True)):
+        is_nifti = extension_of(path) in {".nii", ".nii.gz"}
+        # What was put right in reading is wrong in the file.
+        is_plain = not volume.notes and not case.frames
+        if is_nifti and is_plain and np.array_equal(volume.affine, grid.affine):
+            images.append(path)
+            continue
+        # Numbered: a name of full length would not take the other ending.
+        images.append(folder / f"{place}.nii.gz")
+        write_volume(images[-1], grid.with_array(volume.array))
+    return grid, images
 
 
 def _write_checked(output: Path, name: str, result: Volume) -> None:

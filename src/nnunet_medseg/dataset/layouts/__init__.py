@@ -29,7 +29,10 @@ class Layout(Protocol):
     DESCRIPTION: str
 
     def recognise(self, folder: Path, extensions: tuple[str, ...]) -> str:
-        """Return what shows the convention, for people; nothing when it is not there."""
+        """Return what shows the convention, for people; nothing when it is not there.
+
+        It gets into logs: no name of a patient is in it.
+        """
 
     def read(self, folder: Path, extensions: tuple[str, ...]) -> Dataset:
         """List the cases, and what does not fit the convention."""

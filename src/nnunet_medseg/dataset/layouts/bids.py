@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
-from nnunet_medseg.dataset.layouts.class_masks import class_findings
+from nnunet_medseg.dataset.layouts.class_names import class_findings
 from nnunet_medseg.dataset.layouts.listing import image_files, stem_of, subfolders
 from nnunet_medseg.dataset.layouts.pairing import (
     most_frequent,
@@ -47,9 +47,9 @@ class _Session:
 def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
     """Tell whether there are subjects with anatomical images."""
     root = _root(folder)
-    for source, _, anat in _anatomies(root):
+    for _, _, anat in _anatomies(root):
         if any(not _is_label(path) for path in image_files(anat, extensions)):
-            return f"folders of subjects with anatomical images, such as {source}/anat"
+            return "folders of subjects (sub-…) with anatomical images (anat)"
     return ""
 
 

@@ -6,13 +6,12 @@ all patients. A patient without the mask of a class has nothing of it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
-from nnunet_medseg.dataset.labels import RESERVED_NAMES
+from nnunet_medseg.dataset.layouts.class_names import class_findings
 from nnunet_medseg.dataset.layouts.listing import (
     image_files,
     is_group_folder,
@@ -23,15 +22,13 @@ from nnunet_medseg.dataset.layouts.listing import (
 from nnunet_medseg.dataset.layouts.pairing import most_frequent, other_channels, twins
 from nnunet_medseg.dataset.layouts.patient_folders import images_of, name_channels
 
-__all__ = ["DESCRIPTION", "NAME", "class_findings", "read", "recognise"]
+__all__ = ["DESCRIPTION", "NAME", "read", "recognise"]
 
 NAME = "class masks"
 DESCRIPTION = (
     "PATIENT/ct.nii.gz and one binary mask a class, PATIENT/segmentations/liver.nii.gz (or masks, "
     "labels)"
 )
-# A name of fewer letters is in too many words to be taken for the patient's.
-MIN_NAME_LENGTH = 3
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,7 @@ def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
             continue
         found = _list_patient(patient, extensions)
         if found.images and found.masks:
-            place = f"{patient.name}/{found.mask_folders[0].name}"
-            return f"folders such as {place} with masks beside an image ({found.masks[0].name})"
+            return f"folders with an image and a folder of masks ({found.mask_folders[0].name})"
     return ""
 
 
@@ -130,53 +126,3 @@ def _problems(patient: _Patient) -> Iterator[Finding]:
         )
     yield from twins(patient.images, name)
     yield from twins(patient.masks, name)
-
-
-# --- names of classes --------------------------------------------------------------------------
-
-
-def class_findings(classes: Mapping[str, Mapping[str, Path]]) -> Iterator[Finding]:
-    """Yield what is wrong with names of classes, which will be names of labels.
-
-    Args:
-        classes: Masks by the name of their class, for each patient.
-    """
-    counts = Counter(name for found in classes.values() for name in found)
-    for name in sorted(counts):
-        example = next(found[name] for found in classes.values() if name in found)
-        if not _is_label_name(name):
-            message = f"{example.parent.name}/{example.name}: '{name}' cannot be a label's name"
-            fix = "Rename the masks of this class in all patients."
-            yield Finding("error", "", "label name", message, fix)
-    yield from _same_but_for_case(counts)
-    for patient, found in classes.items():
-        for name, path in found.items():
-            if len(patient) >= MIN_NAME_LENGTH and patient.lower() in name.lower():
-                yield _personal(patient, path)
-    if len(classes) > 1 and counts and max(counts.values()) == 1:
-        message = "no two patients have a class in common, going by the names of the masks"
-        fix = "Name the masks after their class alone, the same in all patients."
-        yield Finding("error", "", "label name", message, fix)
-
-
-def _is_label_name(name: str) -> bool:
-    plain = name.strip()
-    is_usable = plain == name and plain.isprintable() and not plain.isdigit()
-    return is_usable and plain.lower() not in RESERVED_NAMES and not set(plain) & set(",=")
-
-
-def _same_but_for_case(names: Iterable[str]) -> Iterator[Finding]:
-    spellings: dict[str, list[str]] = {}
-    for name in sorted(names):
-        spellings.setdefault(name.lower(), []).append(name)
-    for several in spellings.values():
-        if len(several) > 1:
-            message = f"masks are called {' and '.join(several)}"
-            fix = "Use one spelling in all patients."
-            yield Finding("error", "", "label name", message, fix)
-
-
-def _personal(patient: str, mask: Path) -> Finding:
-    message = f"{mask.parent.name}/{mask.name} carries the name of the patient's folder"
-    fix = "Name the mask after its class alone: names of labels get into the model."
-    return Finding("error", patient, "label name", message, fix)

@@ -46,10 +46,8 @@ def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
     images, labels = _folders(folder)
     if images and labels and any(image_files(below, extensions) for below in (*images, *labels)):
         return f"a folder of images ({images[0].name}) and one of label maps ({labels[0].name})"
-    found = pair_beside(image_files(folder, extensions))
-    if found:
-        name, (label, *_) = next(iter(sorted(found.items())))
-        return f"images and label maps side by side, such as {name} and {label.name}"
+    if pair_beside(image_files(folder, extensions)):
+        return "images and label maps side by side, whose names differ by a word such as seg"
     return ""
 
 

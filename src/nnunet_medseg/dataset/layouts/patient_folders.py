@@ -45,27 +45,23 @@ IMAGE_STEM = re.compile(r"(?:img|image)(?:_(?P<channel>.+))?$", re.I)
 
 def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
     """Tell whether some folder directly below holds a label map or an image under these names."""
-    for patient in subfolders(folder):
-        sign = _sign_of_patient(patient, extensions)
-        if sign:
-            return f"folders such as {patient.name} with {sign}"
-    return ""
+    signs = (_sign_of_patient(patient, extensions) for patient in subfolders(folder))
+    sign = next(filter(None, signs), "")
+    return f"folders with {sign}" if sign else ""
 
 
 def _sign_of_patient(folder: Path, extensions: tuple[str, ...]) -> str:
-    """Return a file that shows that this is a patient's folder; nothing when it is none."""
+    """Return what shows that this is a patient's folder, without a name; nothing otherwise."""
     files = image_files(folder, extensions)
     # Folders of images and of label maps, and several pairs in one folder, are another layout.
     if is_group_folder(folder) or len(pair_beside(files)) > 1:
         return ""
-    labels = _label_maps(files)
-    if labels:
-        return labels[0].name
-    if any(
-        is_label_folder(below) and image_files(below, extensions) for below in subfolders(folder)
-    ):
+    for label in _label_maps(files):
+        match = LABEL_STEM.match(stem_of(label))
+        return f"a label map called {match[1]}" if match else "a label map called …_seg or so"
+    if any(is_label_folder(path) and image_files(path, extensions) for path in subfolders(folder)):
         return ""
-    return next((path.name for path in files if IMAGE_STEM.match(stem_of(path))), "")
+    return "an image called img" if any(IMAGE_STEM.match(stem_of(path)) for path in files) else ""
 
 
 def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:

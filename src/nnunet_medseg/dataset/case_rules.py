@@ -1,0 +1,168 @@
+"""Rules on one case: each yields findings on what has been read and repaired.
+
+The first line of each docstring says what the rule demands, and stands in the documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cc3d
+import numpy as np
+
+from nnunet_medseg.dataset.case import Case, Finding
+from nnunet_medseg.dataset.contents import Contents
+from nnunet_medseg.dataset.repairs import WHOLE_TOLERANCE
+from nnunet_medseg.volume import GRID_TOLERANCE, grid_shift
+
+__all__ = ["CASE_RULES"]
+
+SPECK_VOXELS = 3
+BESIDE = 100  # times as large is the structure that specks lie beside
+MOST = 0.5  # of an image
+EMPTY_SHARE = 0.99  # of what is labelled
+EMPTY_RANGE = 0.01  # of the range of values, above the smallest: what surrounds the patient
+
+
+def numbers_only(case: Case, contents: Contents) -> Iterator[Finding]:
+    """Images hold numbers wherever something is labelled, no NaN and nothing infinite."""
+    for part in contents.channels:
+        if part.array.dtype.kind == "f":
+            lost = int(part.array.size - np.isfinite(part.array).sum())
+            if lost:
+                message = f"{part.name}: {lost} voxels are NaN or infinite"
+                fix = "Replace them by the value of the background."
+                yield Finding("error", case.source, "NaN or Inf", message, fix)
+
+
+def one_grid(case: Case, contents: Contents) -> Iterator[Finding]:
+    """All files of a case lie on the grid of its first image."""
+    if not contents.channels:
+        return
+    grid = contents.channels[0]
+    for part in contents.parts[1:]:
+        what = "label map" if part is contents.label else "image"
+        if part.array.shape != grid.array.shape:
+            message = (
+                f"the {what} {part.name} has shape {_times(part.array.shape)}, the image "
+                f"{grid.name} has {_times(grid.array.shape)} (z, y, x)"
+            )
+            if part is contents.label:
+                message += ", and its header does not say for sure where it lies in the image"
+            fix = "Export both on the same grid."
+            yield Finding("error", case.source, "shape mismatch", message, fix)
+        elif (shift := grid_shift(grid.volume, part.volume)) > GRID_TOLERANCE:
+            message = (
+                f"the {what} {part.name} lies {shift:.2f} voxels away from {grid.name} "
+                f"(spacing, origin or direction differ; {GRID_TOLERANCE} is tolerated)"
+            )
+            fix = "Resample one onto the grid of the other, for example in 3D Slicer."
+            yield Finding("error", case.source, "geometry mismatch", message, fix)
+
+
+def varying_images(case: Case, contents: Contents) -> Iterator[Finding]:
+    """Images hold more than one value."""
+    for part in contents.channels:
+        if part.array.min() == part.array.max():
+            message = f"{part.name} is {float(part.array.min()):g} everywhere"
+            fix = "Export the image again, or remove the patient."
+            yield Finding("error", case.source, "constant image", message, fix)
+
+
+def label_values(case: Case, contents: Contents) -> Iterator[Finding]:
+    """Label maps hold whole numbers that are not negative."""
+    if contents.label is None:
+        return
+    array = contents.label.array
+    is_float = array.dtype.kind == "f"
+    if is_float and np.abs(array - np.rint(array)).max() > WHOLE_TOLERANCE:
+        message = f"{contents.label.name} holds values that are not whole numbers"
+        fix = "Export it as a label map without interpolation (nearest neighbour)."
+        yield Finding("error", case.source, "label values", message, fix)
+    elif array.min() < 0:
+        message = f"{contents.label.name} holds the negative value {array.min():g}"
+        yield Finding("error", case.source, "label values", message, "Use values from 0 upwards.")
+
+
+def specks(case: Case, contents: Contents) -> Iterator[Finding]:
+    """Labels have no specks of a few voxels beside a structure a hundred times as large."""
+    if contents.label is None or contents.label.array.dtype.kind == "f":
+        return
+    found = _specks_by_label(contents.label.array)
+    if found:
+        shown = ", ".join(f"{count} of label {label}" for label, count in sorted(found.items()))
+        message = f"specks of at most {SPECK_VOXELS} voxels beside a large structure: {shown}"
+        fix = (
+            "Right if they are drawn on purpose; otherwise remove them, as in 3D Slicer (Islands)."
+        )
+        yield Finding("warning", case.source, "specks", message, fix)
+
+
+def _specks_by_label(array: np.ndarray[Any, Any]) -> dict[int, int]:
+    marked = array != 0
+    if not marked.any() or array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+        return {}
+    places = [
+        np.flatnonzero(marked.any(axis=tuple(other for other in range(3) if other != axis)))
+        for axis in range(3)
+    ]
+    box = tuple(slice(place[0], place[-1] + 1) for place in places)
+    # With a border: cc3d 4.1 fails on arrays of a few voxels.
+    cropped = np.pad(array[box].astype(np.int32), 1)
+    components = cc3d.connected_components(cropped).ravel()
+    sizes = np.bincount(components)
+    label_of = np.zeros(len(sizes), np.int64)
+    label_of[components] = cropped.ravel()
+    found = {}
+    for label in np.unique(label_of[1:]):
+        own = sizes[1:][label_of[1:] == label]
+        small = own <= SPECK_VOXELS
+        if small.any() and own.max() >= BESIDE * own[small].max():
+            found[int(label)] = int(small.sum())
+    return found
+
+
+def not_everything(case: Case, contents: Contents) -> Iterator[Finding]:
+    """A label covers at most half of its image."""
+    if contents.label is None:
+        return
+    array = contents.label.array
+    share = np.count_nonzero(array) / array.size
+    if share > MOST:
+        message = f"{contents.label.name} marks {share:.0%} of the image"
+        fix = "Right for images cut to the structure; otherwise look whether 0 is the background."
+        yield Finding("warning", case.source, "label covers most", message, fix)
+
+
+def on_the_patient(case: Case, contents: Contents) -> Iterator[Finding]:
+    """What is labelled lies on the patient, not on the empty space around."""
+    if not contents.channels or contents.label is None:
+        return
+    image, label = contents.channels[0].array, contents.label.array
+    if image.shape != label.shape or not np.any(label):
+        return
+    values = image[label != 0]
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite(high - low) or high == low:
+        return
+    share = float((values <= low + EMPTY_RANGE * (high - low)).mean())
+    if share > EMPTY_SHARE:
+        message = f"{share:.0%} of what {contents.label.name} marks is empty space in the image"
+        fix = "Look whether it is the label map of another patient, or mirrored or shifted."
+        yield Finding("warning", case.source, "label off the patient", message, fix)
+
+
+CASE_RULES: Sequence[Callable[[Case, Contents], Iterator[Finding]]] = (
+    numbers_only,
+    one_grid,
+    varying_images,
+    label_values,
+    specks,
+    not_everything,
+    on_the_patient,
+)
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in shape)
