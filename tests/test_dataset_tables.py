@@ -13,7 +13,9 @@ def test_page_is_what_the_code_says():
 
 
 def test_every_layout_and_format_is_in_the_tables():
-    assert {"patient folders", "nnU-Net raw"} <= {name for name, _ in layouts()}
+    assert {"patient folders: `patient_folders`", "nnU-Net raw: `nnunet_raw`"} <= {
+        name for name, _ in layouts()
+    }
     assert {f"`{ending}`" for ending in EXTENSIONS} <= {ending for ending, _ in formats()}
     assert set(EXTENSIONS) <= set(FORMATS)
 
