@@ -6,7 +6,7 @@ plans, with as many processes as ours has. Both are whole programs, with their i
 one nnU-Net raw folder of phantoms; the order changes from pair to pair.
 
     .venv/bin/python bench/intake.py                       200 cases of 96 voxels a side, 3 pairs
-    .venv/bin/python bench/intake.py --large --pairs 1     2 cases of 400 x 512 x 512
+    .venv/bin/python bench/intake.py large --pairs 1       2 cases of 400 x 512 x 512
     .venv/bin/python bench/intake.py --cases 20 --side 48  smaller, to try it
 
 Each pair is one line in bench/results/intake.jsonl; writing the phantoms is not in the times.
@@ -65,13 +65,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--side", type=int, default=96, help="voxels along each axis")
-    parser.add_argument("--large", action="store_true", help="2 cases of 400 x 512 x 512 instead")
+    parser.add_argument("what", nargs="?", choices=("many", "large"), default="many")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--extension", default=".nii.gz")
     parser.add_argument("--note", default="", help="of the lines, such as what else was running")
     given = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
-    cases, shape = (2, LARGE) if given.large else (given.cases, (given.side,) * 3)
+    cases, shape = (2, LARGE) if given.what == "large" else (given.cases, (given.side,) * 3)
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "nnUNet_raw" / "Dataset001_Intake"
         spec = PhantomSpec(shape, (1.0, 0.8, 0.8), seed=21, varied_orientation=False)

@@ -44,7 +44,12 @@ def page() -> str:
     return "\n".join(
         [
             HEAD,
-            section("Layouts", "How files and folders are named.", ("layout", "form"), layouts()),
+            section(
+                "Layouts",
+                "How files lie; `--layout` takes the word in this type.",
+                ("layout", "form"),
+                layouts(),
+            ),
             section("Formats", "Endings of images and label maps.", ("ending", "file"), formats()),
             section(
                 "Rules of a case",
@@ -82,9 +87,13 @@ def modules_of(package: ModuleType) -> list[ModuleType]:
 
 
 def layouts() -> list[tuple[str, str]]:
-    """Return the layouts by name, each with its form."""
+    """Return the layouts by name and by what `--layout` takes, each with its form."""
     found = [item for item in modules_of(nnunet_medseg.dataset.layouts) if hasattr(item, "NAME")]
-    return sorted((item.NAME, getattr(item, "DESCRIPTION", first_line(item))) for item in found)
+    keys = {item: item.__name__.rpartition(".")[2] for item in found}
+    return sorted(
+        (f"{item.NAME}: `{keys[item]}`", getattr(item, "DESCRIPTION", first_line(item)))
+        for item in found
+    )
 
 
 def formats() -> list[tuple[str, str]]:

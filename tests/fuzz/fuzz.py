@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def prepare() -> None:
     """Import what a check imports, once for all children."""
-    os.environ["COLUMNS"] = "400"  # names are looked for in what is shown, and must not be cut
+    os.environ["COLUMNS"] = "2000"  # names are looked for in lines, and must not be cut
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for name in MODULES:
         importlib.import_module(name)
@@ -193,11 +193,19 @@ def judge_words(status: int, shown: str, spoilt: str) -> str:
         return f"it shows characters that drive a terminal: {strange}"
     if status and "What to do:" not in shown:
         return f"a refusal says no fix: {shown[-SHOWN_CHARACTERS:]}"
-    # The voxels of an .mhd are a part of it.
-    named = spoilt in shown or (spoilt.endswith("raw") and f"{spoilt.partition('.')[0]}." in shown)
-    if status and not named:
+    if status and not names_it(shown, spoilt):
         return f"a refusal does not name {spoilt}: {shown[-SHOWN_CHARACTERS:]}"
     return ""
+
+
+def names_it(shown: str, spoilt: str) -> bool:
+    """Tell whether an error names a file; the voxels of an .mhd are a part of it."""
+    names = [spoilt.partition(".")[0] + "." if spoilt.endswith("raw") else spoilt]
+    if spoilt.endswith(".json"):
+        # What it tells wrongly may be seen at a file that it is about.
+        names.append(".nii.gz")
+    errors = [line for line in shown.splitlines() if line.lower().startswith("error")]
+    return any(name in line for name in names for line in errors)
 
 
 def try_one(name: str, seed: int) -> int:
