@@ -5,6 +5,7 @@ The first line of each docstring says what the rule demands, and stands in the d
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = ["CASE_RULES"]
 
 SPECK_VOXELS = 3
 BESIDE = 100  # times as large is the structure that specks lie beside
+SMALL_ARRAY = 4096  # voxels
 MOST = 0.5  # of an image
 EMPTY_SHARE = 0.99  # of what is labelled
 EMPTY_RANGE = 0.01  # of the range of values, above the smallest: what surrounds the patient
@@ -100,27 +102,44 @@ def specks(case: Case, contents: Contents) -> Iterator[Finding]:
 
 
 def _specks_by_label(array: np.ndarray[Any, Any]) -> dict[int, int]:
-    marked = array != 0
-    if not marked.any() or array.min() < 0 or array.max() > np.iinfo(np.int32).max:
+    """Return the number of specks of each label that has a large structure too."""
+    if not array.any() or array.min() < 0:
         return {}
+    cropped = array[_box_around(array)].astype(_smallest_kind(int(array.max())))
+    if cropped.size < SMALL_ARRAY:
+        # Without a border cc3d 4.1 fails on arrays of a few voxels.
+        cropped = np.pad(cropped, 1)
+    components = cc3d.connected_components(cropped)
+    facts = cc3d.statistics(components)
+    sizes, boxes = facts["voxel_counts"], facts["bounding_boxes"]
+    if not (sizes[1:] <= SPECK_VOXELS).any():
+        return {}
+    # No table of the labels of all voxels: it would take several times the memory of the map.
+    found: Counter[int] = Counter()
+    largest: Counter[int] = Counter()
+    for number in range(1, len(sizes)):
+        inside = components[boxes[number]] == number
+        label = int(cropped[boxes[number]].ravel()[np.argmax(inside)])
+        largest[label] = max(largest[label], int(sizes[number]))
+        found[label] += int(sizes[number] <= SPECK_VOXELS)
+    return {
+        label: count
+        for label, count in found.items()
+        if count and largest[label] >= BESIDE * SPECK_VOXELS
+    }
+
+
+def _box_around(array: np.ndarray[Any, Any]) -> tuple[slice, ...]:
     places = [
-        np.flatnonzero(marked.any(axis=tuple(other for other in range(3) if other != axis)))
+        np.flatnonzero(array.any(axis=tuple(other for other in range(3) if other != axis)))
         for axis in range(3)
     ]
-    box = tuple(slice(place[0], place[-1] + 1) for place in places)
-    # With a border: cc3d 4.1 fails on arrays of a few voxels.
-    cropped = np.pad(array[box].astype(np.int32), 1)
-    components = cc3d.connected_components(cropped).ravel()
-    sizes = np.bincount(components)
-    label_of = np.zeros(len(sizes), np.int64)
-    label_of[components] = cropped.ravel()
-    found = {}
-    for label in np.unique(label_of[1:]):
-        own = sizes[1:][label_of[1:] == label]
-        small = own <= SPECK_VOXELS
-        if small.any() and own.max() >= BESIDE * own[small].max():
-            found[int(label)] = int(small.sum())
-    return found
+    return tuple(slice(place[0], place[-1] + 1) for place in places)
+
+
+def _smallest_kind(largest: int) -> type[np.unsignedinteger[Any]]:
+    kinds = (np.uint8, np.uint16, np.uint32)
+    return next((kind for kind in kinds if largest <= np.iinfo(kind).max), np.uint64)
 
 
 def not_everything(case: Case, contents: Contents) -> Iterator[Finding]:
