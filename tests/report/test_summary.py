@@ -10,12 +10,14 @@ import pytest
 from tiny_model import make_facts
 
 from nnunet_medseg.bundle.manifest import EvaluationFacts, Manifest, SplitFacts, stock_command
+from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.scores import CaseScore, LabelScore
 from nnunet_medseg.report.summary import (
     HOUSE_ONLY,
     quality_line,
     write_case_key,
     write_metrics,
+    write_split,
     write_summary,
 )
 
@@ -97,6 +99,20 @@ def test_metrics_have_a_row_a_case_and_label(tmp_path):
             *("case_0001", "liver", "0.9", "3.5", "0.75", "2", "1.25"),
             *("1200", "1100.25", "-99.75", "2", "1", "3"),
         ],
+    ]
+
+
+def test_the_split_has_a_row_a_fold_and_case(tmp_path):
+    folds = {"0": Split(("case_0002",), ("case_0001",)), "1": Split(("case_0001", "case_0002"), ())}
+
+    write_split(tmp_path / "split.csv", folds)
+
+    assert read_rows(tmp_path / "split.csv") == [
+        ["fold", "case", "part"],
+        ["0", "case_0001", "held out"],
+        ["0", "case_0002", "train"],
+        ["1", "case_0001", "train"],
+        ["1", "case_0002", "train"],
     ]
 
 

@@ -9,6 +9,8 @@ from layout_makers import WRITERS, touch, write_class_masks, write_decathlon
 from makers import hashes_of, write_patient, write_patients
 
 from nnunet_medseg.cli.main import main
+from nnunet_medseg.dataset.case import Finding
+from nnunet_medseg.workflows.check import show_findings
 
 
 def check(capsys, *arguments):
@@ -131,3 +133,18 @@ def test_two_layouts_that_fit_are_asked_about_and_answered(tmp_path, capsys):
     assert "--layout class_masks or --layout patient_folders" in " ".join(err.split())
     assert answered == 0
     assert "label.nii.gz" in out
+
+
+def test_findings_of_one_kind_are_told_three_times_and_then_named(capsys):
+    findings = [
+        Finding("warning", f"p{number}", "specks", f"{number} specks", "Look.")
+        for number in range(9)
+    ]
+
+    show_findings((Finding("error", "a", "2D", "flat", "Save it whole."), *findings))
+
+    text = capsys.readouterr().out
+    assert text.count("Look.") == 3
+    assert "6 more" in text
+    assert all(f"p{number}" in text for number in range(9))
+    assert text.index("2D") < text.index("specks")

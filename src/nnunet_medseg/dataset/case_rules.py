@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.contents import Contents
-from nnunet_medseg.dataset.repairs import WHOLE_TOLERANCE
+from nnunet_medseg.dataset.repairs import WHOLE_TOLERANCE, distance_to_whole
 from nnunet_medseg.volume import GRID_TOLERANCE, grid_shift
 
 __all__ = ["CASE_RULES"]
@@ -78,7 +78,7 @@ def label_values(case: Case, contents: Contents) -> Iterator[Finding]:
         return
     array = contents.label.array
     is_float = array.dtype.kind == "f"
-    if is_float and np.abs(array - np.rint(array)).max() > WHOLE_TOLERANCE:
+    if is_float and distance_to_whole(array) > WHOLE_TOLERANCE:
         message = f"{contents.label.name} holds values that are not whole numbers"
         fix = "Export it as a label map without interpolation (nearest neighbour)."
         yield Finding("error", case.source, "label values", message, fix)

@@ -129,8 +129,9 @@ def _unnamed_frames(
     dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]
 ) -> Iterator[Finding]:
     """The frames of a file are channels only when as many image types are named."""
+    by_name = {case.name: case for case in dataset.cases}
     for fact in facts:
-        case = next(case for case in dataset.cases if case.name == fact.name)
+        case = by_name[fact.name]
         count = len(fact.value_ranges)
         if count > len(case.images) and count not in {
             len(wishes.image_types),

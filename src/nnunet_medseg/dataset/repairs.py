@@ -17,14 +17,14 @@ from nnunet_medseg.dataset.contents import Contents, Part
 from nnunet_medseg.volume import GRID_TOLERANCE, Volume, grid_shift
 from nnunet_medseg.volume.grid import from_sitk, to_sitk
 
-__all__ = ["REPAIRS", "SAME_GRID", "WHOLE_TOLERANCE", "repair"]
+__all__ = ["REPAIRS", "SAME_GRID", "WHOLE_TOLERANCE", "distance_to_whole", "repair"]
 
 # Two grids that are equal to this share of a voxel differ by rounding in the header only.
 SAME_GRID = 1e-3
 # Whole numbers that went through a float32 or a scale in the header are off by less than this.
 WHOLE_TOLERANCE = 1e-3
-# A voxel beyond the outermost centre belongs to the image by half; the other half is rounding.
-MARGIN_VOXELS = 1.0
+# A voxel beyond the outermost centre belongs to the image by half; the rest is rounding.
+MARGIN_VOXELS = 0.5 + GRID_TOLERANCE
 
 Repaired = tuple[Contents, list[Finding]]
 
@@ -57,13 +57,15 @@ def lost_values(case: Case, contents: Contents) -> Repaired:
     for place, part in enumerate(channels):
         if part.array.dtype.kind != "f" or part.array.shape != label.array.shape:
             continue
-        lost = ~np.isfinite(part.array)
-        if not lost.any() or lost.all() or (lost & (label.array != 0)).any():
+        found = np.isfinite(part.array)
+        number = int(found.size - np.count_nonzero(found))
+        if number in {0, found.size} or not found[label.array != 0].all():
             continue
-        array = part.array.copy()
-        array[lost] = array[~lost].min()
-        channels[place] = part.with_volume(part.volume.with_array(array))
-        text = f"{part.name}: {int(lost.sum())} voxels without a number, none of them labelled"
+        smallest = np.min(part.array, where=found, initial=np.inf)
+        # In place: it was read for this case, and a copy may not fit beside it.
+        np.copyto(part.array, smallest, where=~found)
+        channels[place] = part.with_volume(part.volume)
+        text = f"{part.name}: {number} voxels without a number, none of them labelled"
         done.append(_done(case, "NaN or Inf", f"{text}, became the smallest value"))
     return replace(contents, channels=tuple(channels)), done
 
@@ -73,14 +75,26 @@ def whole_labels(case: Case, contents: Contents) -> Repaired:
     label = contents.label
     if label is None or label.array.dtype.kind != "f":
         return contents, []
-    whole = np.rint(label.array)
-    is_off = np.abs(label.array - whole).max() > WHOLE_TOLERANCE
-    if is_off or whole.min() < 0 or whole.max() > np.iinfo(np.uint16).max:
+    low, high = float(label.array.min()), float(label.array.max())
+    if distance_to_whole(label.array) > WHOLE_TOLERANCE or low < -WHOLE_TOLERANCE:
         return contents, []
-    kind = np.uint8 if whole.max() < 256 else np.uint16
-    volume = label.volume.with_array(whole.astype(kind))
+    if round(high) > np.iinfo(np.uint16).max:
+        return contents, []
+    kind = np.uint8 if round(high) < 256 else np.uint16
+    whole = np.empty(label.array.shape, kind)
+    for slice_, rounded in zip(label.array, whole, strict=True):
+        rounded[:] = np.rint(slice_)
+    volume = label.volume.with_array(whole)
     text = f"{label.name}: whole numbers stored as {label.array.dtype} became {np.dtype(kind)}"
     return replace(contents, label=label.with_volume(volume)), [_done(case, "label type", text)]
+
+
+def distance_to_whole(array: np.ndarray[Any, Any]) -> float:
+    """Return how far the value that is farthest from a whole number is from it, at most 0.5.
+
+    Slice by slice: the differences of a whole map would take several times its memory.
+    """
+    return max(float(np.abs(slice_ - np.rint(slice_)).max()) for slice_ in array)
 
 
 def label_on_image_grid(case: Case, contents: Contents) -> Repaired:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from nnunet_medseg.bundle.manifest import Manifest
 from nnunet_medseg.console import duration
+from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.files import write_atomic
 
-__all__ = ["quality_line", "write_case_key", "write_metrics", "write_summary"]
+__all__ = ["quality_line", "write_case_key", "write_metrics", "write_split", "write_summary"]
 
 # Columns of metrics.csv: what is measured of a label in a case, under the names of `LabelScore`.
 METRICS = (
@@ -184,6 +185,17 @@ def _shown(value: float) -> str:
     if isinstance(value, int):
         return str(value)
     return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def write_split(path: Path, folds: Mapping[str, Split]) -> None:
+    """Write which case trained and which was held out, a row for each fold and case."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["fold", "case", "part"])
+    for fold, split in folds.items():
+        parts = dict.fromkeys(split.train, "train") | dict.fromkeys(split.evaluate, "held out")
+        writer.writerows([fold, case, part] for case, part in sorted(parts.items()))
+    write_atomic(path, table.getvalue().encode())
 
 
 def write_case_key(path: Path, sources: Mapping[str, str]) -> None:

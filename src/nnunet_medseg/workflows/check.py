@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from nnunet_medseg.workflows.options import TrainOptions, read_train_options
 
 __all__ = ["check", "describe", "examine", "show_findings"]
 
-MAX_SHOWN = 200  # findings; more are counted only
+MAX_SHOWN = 200  # rows of findings; more are counted only
+MAX_ALIKE, TOLD_ALIKE, MAX_NAMED = 5, 3, 50  # findings of one kind, those told whole, cases named
 MAX_PAIRS = 10  # cases whose files are shown
 
 
@@ -186,13 +188,31 @@ def show_findings(findings: tuple[Finding, ...]) -> None:
     only_options = len(findings) == 1 and findings[0].rule == "options"
     if not findings or only_options:
         return
-    rows = [
-        [item.severity, item.case or "all", item.rule, f"{item.message}. {item.fix}"]
-        for item in findings[:MAX_SHOWN]
-    ]
-    console.table("", ["", "case", "rule", "what was found, and what to do"], rows)
-    if len(findings) > MAX_SHOWN:
-        console.detail(f"… and {len(findings) - MAX_SHOWN} more")
+    shown = [row for group in _alike(findings) for row in _rows(group)]
+    console.table("", ["", "case", "rule", "what was found, and what to do"], shown[:MAX_SHOWN])
+    if len(shown) > MAX_SHOWN:
+        console.detail(f"… and {len(shown) - MAX_SHOWN} more")
+
+
+def _alike(findings: tuple[Finding, ...]) -> list[list[Finding]]:
+    """Return the findings by severity, rule and fix, in the order in which these come first."""
+    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    for item in findings:
+        groups.setdefault((item.severity, item.rule, item.fix), []).append(item)
+    return list(groups.values())
+
+
+def _rows(group: list[Finding]) -> Iterator[list[str]]:
+    """Tell the first of findings that are alike one by one, and name the cases of the others."""
+    is_long = len(group) > MAX_ALIKE
+    told = group[:TOLD_ALIKE] if is_long else group
+    for item in told:
+        yield [item.severity, item.case or "all", item.rule, f"{item.message}. {item.fix}"]
+    others = [item.case or "all" for item in group[len(told) :]]
+    if others:
+        names = ", ".join(others[:MAX_NAMED]) + (" …" if len(others) > MAX_NAMED else "")
+        first = group[0]
+        yield [first.severity, f"{len(others)} more", first.rule, f"the like in {names}"]
 
 
 def _show_plan(checked: Checked, channel_reason: str) -> None:

@@ -21,7 +21,7 @@ from nnunet_medseg.report.comparison import (
     table_rows,
     write_comparison,
 )
-from nnunet_medseg.report.summary import write_case_key, write_metrics
+from nnunet_medseg.report.summary import write_case_key, write_metrics, write_split
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import handed_over, trainings_of
@@ -55,6 +55,7 @@ def report(run: Run) -> None:
     ]
     labels = [label.name for label in checked.labels]
     write_metrics(run.folder.report / "metrics.csv", labels, scores)
+    write_split(run.folder.report / "split.csv", checked.folds)
     if run.options.key:
         sources = {case.name: case.source for case in checked.cases}
         write_case_key(run.folder.report / "case_key.csv", sources)
