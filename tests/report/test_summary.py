@@ -9,7 +9,13 @@ import stat
 import pytest
 from tiny_model import make_facts
 
-from nnunet_medseg.bundle.manifest import EvaluationFacts, Manifest, SplitFacts, stock_command
+from nnunet_medseg.bundle.manifest import (
+    EvaluationFacts,
+    LabelFacts,
+    Manifest,
+    SplitFacts,
+    stock_command,
+)
 from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.scores import CaseScore, LabelScore
 from nnunet_medseg.report.summary import (
@@ -158,3 +164,21 @@ def test_a_cross_validation_says_that_the_ensemble_was_not_measured():
     manifest = make_manifest(evaluation=evaluated(0.9, 5, 5, liver=0.9), split=split)
 
     assert "the ensemble itself is not measured" in quality_line(manifest)
+
+
+def test_the_summary_tells_what_was_measured_of_each_label(tmp_path):
+    liver = LabelFacts(
+        **{"cases": 5, "missed": 1, "invented": 0, "dice_low": 0.81, "dice_high": 0.93},
+        **{"hd95_mm": 4.25, "nsd": 0.9, "mean_distance_mm": 1.0, "volume_error_ml": 12.5},
+        **{"bias_ml": -3.0, "components": 1.0, "sensitivity": 0.8, "false_per_case": 0.2},
+    )
+    evaluation = evaluated(0.9, 5, 5, liver=0.9)
+    evaluation.measures["liver"] = liver.model_copy()
+    evaluation.measures["lesion"] = liver.model_copy(update={"cases": 0, "hd95_mm": None})
+
+    write_summary(tmp_path / "summary.txt", make_manifest(evaluation=evaluation), {}, [])
+
+    text = (tmp_path / "summary.txt").read_text(encoding="utf-8")
+    assert "liver: Dice 0.900 (95 % interval 0.810 to 0.930), HD95 4.2 mm, NSD 0.900" in text
+    assert "in 5 cases; missed in 1, invented in 0" in text
+    assert "lesion: Dice -, HD95 - mm" in text

@@ -111,6 +111,27 @@ class PretrainedFacts(_Record):
     lines: list[str]
 
 
+class LabelFacts(_Record):
+    """A label over all evaluated cases, as `evaluation.summaries.LabelSummary` tells it.
+
+    None where there is nothing to measure, or where a distance is infinite.
+    """
+
+    cases: int
+    missed: int
+    invented: int
+    dice_low: float | None
+    dice_high: float | None
+    hd95_mm: float | None
+    nsd: float | None
+    mean_distance_mm: float | None
+    volume_error_ml: float | None
+    bias_ml: float | None
+    components: float | None
+    sensitivity: float | None
+    false_per_case: float | None
+
+
 class EvaluationFacts(_Record):
     """Dice on whole held-out images; None where nothing was evaluated."""
 
@@ -118,6 +139,7 @@ class EvaluationFacts(_Record):
     dice: dict[str, float | None]
     cases: int
     of_cases: int
+    measures: dict[str, LabelFacts] = {}
 
 
 class Manifest(_Record):

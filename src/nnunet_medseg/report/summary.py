@@ -111,6 +111,7 @@ def write_summary(
         f"Images      {', '.join(manifest.channels)}",
         "Labels      " + ", ".join(f"{label.name} = {label.value}" for label in manifest.labels),
         "",
+        *_measure_lines(manifest),
         *_comparison_lines(manifest),
         "Time of each stage",
         *(f"  {name:<20}{duration(seconds):>12}" for name, seconds in stage_seconds.items()),
@@ -152,6 +153,27 @@ def _start_lines(manifest: Manifest) -> list[str]:
         return []
     first, *rest = manifest.pretrained.lines
     return [f"Start       {first}", *(f"            {line}" for line in rest)]
+
+
+def _measure_lines(manifest: Manifest) -> list[str]:
+    measures = manifest.evaluation.measures
+    if not measures:
+        return []
+    lines = ["Measured on the held-out cases, by label"]
+    for name, facts in measures.items():
+        dice = manifest.evaluation.dice.get(name)
+        interval = f" (95 % interval {_figure(facts.dice_low)} to {_figure(facts.dice_high)})"
+        lines += [
+            f"  {name}: Dice {_figure(dice)}{interval if facts.cases > 1 else ''}, "
+            f"HD95 {_figure(facts.hd95_mm, 1)} mm, NSD {_figure(facts.nsd)}, "
+            f"volume off by {_figure(facts.volume_error_ml, 2)} ml",
+            f"    in {facts.cases} cases; missed in {facts.missed}, invented in {facts.invented}",
+        ]
+    return [*lines, "  HD95 is a median; what each figure means: docs/evaluation.md", ""]
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _comparison_lines(manifest: Manifest) -> list[str]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from nnunet_medseg import console
-from nnunet_medseg.bundle.manifest import ComparedFacts, EvaluationFacts, PretrainedFacts
+from nnunet_medseg.bundle.manifest import (
+    ComparedFacts,
+    EvaluationFacts,
+    LabelFacts,
+    PretrainedFacts,
+)
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.errors import TrainingError
 from nnunet_medseg.evaluation.overlap import mean_dice
 from nnunet_medseg.evaluation.scores import CaseScore
+from nnunet_medseg.evaluation.summaries import LabelSummary, summarise
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.report.comparison import (
     Comparison,
@@ -59,7 +65,7 @@ def report(run: Run) -> None:
     if run.options.key:
         sources = {case.name: case.source for case in checked.cases}
         write_case_key(run.folder.report / "case_key.csv", sources)
-    facts = _evaluation_facts(labels, scores, len(set(checked.evaluated)))
+    facts = _evaluation_facts(labels, scores, len(set(checked.evaluated)), run.options.seed)
     content: dict[str, Any] = {"evaluation": facts.model_dump(mode="json")}
     if comparison is not None:
         content["compared"] = [item.model_dump(mode="json") for item in _compared(comparison)]
@@ -70,7 +76,7 @@ def report(run: Run) -> None:
 
 
 def _evaluation_facts(
-    names: Sequence[str], scores: Sequence[CaseScore], of_cases: int
+    names: Sequence[str], scores: Sequence[CaseScore], of_cases: int, seed: int
 ) -> EvaluationFacts:
     by_label = {name: mean_dice([score.dice[name] for score in scores]) for name in names}
     mean = mean_dice(list(by_label.values()))
@@ -79,6 +85,18 @@ def _evaluation_facts(
         dice={name: None if math.isnan(dice) else dice for name, dice in by_label.items()},
         cases=len(scores),
         of_cases=of_cases,
+        measures={name: _label_facts(summarise(scores, name, seed=seed)) for name in names}
+        if scores
+        else {},
+    )
+
+
+def _label_facts(summary: LabelSummary) -> LabelFacts:
+    plain = asdict(summary)
+    interval = plain.pop("dice")
+    plain |= {"dice_low": interval["low"], "dice_high": interval["high"]}
+    return LabelFacts.model_validate(
+        {name: value if math.isfinite(value) else None for name, value in plain.items()}
     )
 
 
