@@ -13,6 +13,14 @@ from nnunet_medseg.errors import Stopped
 from nnunet_medseg.workflows.ending import CTRL_C, SIGTERM, Ending
 
 
+@pytest.fixture(autouse=True)
+def with_a_terminal():
+    """Let a closed terminal be heard, also where `nohup` runs the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def send(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
     # Python handles a signal between two instructions of the main thread.
