@@ -217,7 +217,8 @@ def twins(files: Sequence[Path], case: str = "") -> Iterator[Finding]:
 
 def alone(case: str, path: Path, present: str, missing: str) -> Finding:
     """Return the finding for an image without a label map, or the other way round."""
-    message = f"there is a {present} ({path.parent.name}/{path.name}) but no {missing}"
+    article = "an" if present[0] in "aeiou" else "a"
+    message = f"there is {article} {present} ({path.parent.name}/{path.name}) but no {missing}"
     fix = f"Add the {missing}, or remove the {present}."
     return Finding("error", case, f"no {missing}", message, fix)
 

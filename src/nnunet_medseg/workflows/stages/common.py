@@ -144,7 +144,12 @@ def content_key(run: Run) -> str:
     content = [
         [(label.value, label.index) for label in checked.labels],
         [
-            [case.name, *case.frames, *(hash_of(path) for path in case.files)]
+            [
+                case.name,
+                case.frames,
+                [value for value, _ in case.masks],
+                [hash_of(path) for path in case.files],
+            ]
             for case in checked.cases
         ],
     ]
