@@ -250,8 +250,9 @@ def _reopen(run: Run) -> None:
         suffix = f" {part.title}" if len(trainings) > 1 else ""
         # First the journal: a training without its files is done again, but not the other way.
         run.folder.forget(f"train{suffix}", f"evaluate{suffix}", "report", "bundle", "verify")
-        files = (part.folder.evaluation_file, part.folder.training_file, part.folder.failed_file)
-        for path in files:
+        folder = part.folder
+        files = (folder.evaluation_file, folder.trained_on_file, folder.training_file)
+        for path in (*files, folder.failed_file):
             path.unlink(missing_ok=True)
     if early:
         console.detail("an earlier command ended this training early; it goes on")

@@ -55,7 +55,7 @@ from nnunet_medseg.workflows.stages.common import (
     precision_of,
     require_dataset,
     trainings_of,
-    write_reference,
+    write_labels,
 )
 
 
@@ -128,7 +128,7 @@ def _write_reference(
     segmenter = make_segmenter(make_model(run, trainings[0], *checkpoints), run)
     images = read_json(trainings[0].folder.training_file)["reference_images"]
     labels = segmenter.segment([Path(image) for image in images])
-    write_reference(run.folder.reference_file, labels)
+    write_labels(run.folder.reference_file, labels)
 
 
 def _manifest_facts(run: Run) -> dict[str, Any]:
