@@ -82,7 +82,7 @@ def stages_of(run: Run) -> Iterator[Stage]:
 
 # What no stage before planning, or before training, looks at.
 MATTERS_FROM_PLANNING_ON = {"minutes", "device", "plan", *VARIABLES}
-MATTERS_FROM_TRAINING_ON = {"evaluate_all", "key", "delete_input"}
+MATTERS_FROM_TRAINING_ON = {"evaluate_all", "key", "delete_input", "card"}
 
 
 @dataclass(frozen=True)

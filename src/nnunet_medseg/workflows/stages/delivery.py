@@ -11,12 +11,14 @@ from typing import Any
 from nnunet_medseg import console
 from nnunet_medseg.bundle.manifest import (
     ComparedFacts,
+    CurveFacts,
     EvaluationFacts,
     LabelEntry,
     Manifest,
     PlanFacts,
     PretrainedFacts,
     SplitFacts,
+    TrainedOnFacts,
     TrainingFacts,
     read_manifest,
 )
@@ -41,11 +43,10 @@ from nnunet_medseg.files import (
     write_atomic,
     write_json,
 )
-from nnunet_medseg.report.summary import (
-    write_summary,
-)
+from nnunet_medseg.hardware import describe_hardware
+from nnunet_medseg.report.summary import write_summary
 from nnunet_medseg.run_folder import RunFolder
-from nnunet_medseg.workflows.options import TrainOptions
+from nnunet_medseg.workflows.options import TrainOptions, command_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
     ended_early,
@@ -158,10 +159,15 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
             forecast_steps=planned["steps"],
         ),
         "training": _training_facts(run, trainings),
+        "curves": [CurveFacts.model_validate(item) for item in quality["curves"]],
+        "trained_on": TrainedOnFacts.model_validate(quality["trained_on"]),
+        "stage_s": run.folder.finished_stages(),
         "evaluation": EvaluationFacts.model_validate(quality["evaluation"]),
         "compared": [ComparedFacts.model_validate(item) for item in quality.get("compared", [])],
         "verdict": quality.get("verdict", ""),
         "pretrained": PretrainedFacts.model_validate(pretrained) if pretrained else None,
+        "card": run.options.card,
+        "command": command_of(run.options),
         "parameters": _parameters(trainings[0].options, run.options),
     }
 
@@ -169,7 +175,10 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
 def _parameters(options: TrainOptions, asked: TrainOptions) -> dict[str, Any]:
     """Return the parameters without the path of a model, which may name a patient or a user."""
     given = None if options.pretrained is None else "a model"
-    return options.to_json() | {"pretrained": given, "vary": asked.vary}
+    plain = options.to_json() | {"pretrained": given, "vary": asked.vary}
+    # The card has a place of its own.
+    del plain["card"]
+    return plain
 
 
 def _asked_for(run: Run, trainings: Sequence[Training]) -> Sequence[Training]:
@@ -199,7 +208,10 @@ def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
         recipe=read_json(trainings[0].folder.plan_file)["recipe"],
         share_in_steps=total("stepping_s") / used_s,
         share_waiting_for_data=total("waited_s") / used_s,
+        share_validating=total("validation_s") / used_s,
+        share_saving=total("checkpoints_s") / used_s,
         setbacks=int(total("setbacks")),
+        hardware=describe_hardware(run.device),
     )
 
 
