@@ -15,6 +15,7 @@ from nnunet_medseg.bundle.manifest import CurveFacts
 from nnunet_medseg.evaluation.scores import CaseScore
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["SERIES", "dice_against_volume", "dice_by_label", "learning_curves", "time_by_stage"]
@@ -27,8 +28,9 @@ PAGE_COLOURS = {INK: "currentColor", LINE: "var(--line)"} | {
 }
 MARKERS = "osD^vP"
 MIN_BOX_CASES = 5  # a box of fewer would draw quartiles that nobody has seen
+LOG_FROM = 20.0  # times between the smallest and the largest volume
 WIDTH_IN = 7.2  # 72 points each; the page scales it
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.size": 9.0,
     "text.color": INK,
@@ -67,7 +69,7 @@ def dice_by_label(scores: Sequence[CaseScore], labels: Sequence[str]) -> str:
             axes.plot(values, spread, "o", color=SERIES[0], markersize=3.5, alpha=0.7)
         axes.set_yticks(range(len(rows)), [_short(label) for label in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlim(-0.02, 1.02)
+        axes.set_xlim(_lowest([value for values in rows.values() for value in values]), 1.01)
         axes.set_xlabel("Dice")
         axes.grid(axis="x")
 
@@ -109,15 +111,28 @@ def dice_against_volume(scores: Sequence[CaseScore], labels: Sequence[str]) -> s
                 *zip(*pairs, strict=True), MARKERS[style], color=SERIES[style], markersize=5,
                 alpha=0.8, label=name if place <= len(SERIES) - 1 else None,
             )  # fmt: skip
-        axes.set_xscale("log")
-        axes.set_ylim(-0.02, 1.02)
-        axes.set_xlabel("volume in the label map (ml, logarithmic)")
+        _scale_volumes(axes, [volume for _, pairs in shown for volume, _ in pairs])
+        axes.set_ylim(_lowest([dice for _, pairs in shown for _, dice in pairs]), 1.01)
         axes.set_ylabel("Dice")
         axes.grid()
         if len(shown) > 1:
             axes.legend(loc="best")
 
     return _svg("volume", 3.2, draw)
+
+
+def _lowest(dice: Sequence[float]) -> float:
+    """Return where an axis of Dice begins: a step of 0.2 below the worst, at most at 0.6."""
+    return max(-0.01, min(0.6, math.floor((min(dice) - 0.02) * 5) / 5))
+
+
+def _scale_volumes(axes: Axes, volumes: Sequence[float]) -> None:
+    axes.set_xlabel("volume in the label map (ml)")
+    if max(volumes) > LOG_FROM * min(volumes):
+        axes.set_xscale("log")
+        axes.set_xlabel("volume in the label map (ml, logarithmic)")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(lambda *_: "")
 
 
 def learning_curves(curves: Sequence[CurveFacts]) -> str:
@@ -138,8 +153,8 @@ def learning_curves(curves: Sequence[CurveFacts]) -> str:
                     "learning rate": curve.learning_rate,
                 }[panel]
                 colour = SERIES[place % len(SERIES)]
-                mark = "o" if len(values) == 1 else ""
-                axes.plot(curve.minutes, values, mark, ls="-", color=colour, label=curve.training)
+                mark = "o" if len(values) == 1 else None
+                axes.plot(curve.minutes, values, marker=mark, color=colour, label=curve.training)
             axes.set_ylabel(panel)
             axes.set_xlim(left=0)
             axes.grid()

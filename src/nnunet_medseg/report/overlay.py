@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "Mask", "draw_planes", "window_of"]
+__all__ = ["COLOURS", "Mask", "draw_planes", "middle_of", "window_of"]
 
 # Okabe and Ito's palette without its black and grey: told apart by colour-blind people, and bright
 # enough on grey images (Okabe, Ito 2008, https://jfly.uni-koeln.de/color).
@@ -30,6 +30,7 @@ PERCENTILES = (0.5, 99.5)  # of other images: a few bright voxels do not darken 
 MARGIN_MM = 20.0  # of the surroundings that are shown
 MIN_FIELD_MM = 70.0
 BAR_MM = (100, 50, 20, 10, 5, 2, 1)  # the scale bar is the longest that takes a third of the plane
+PALER = 0.45  # of the colour is left in a dashed outline; the rest is white
 HEIGHT_IN, WIDTH_IN, DPI = 3.0, 9.6, 110
 PLANES = (("axial", 0, "R", "L"), ("coronal", 1, "R", "L"), ("sagittal", 2, "A", "P"))
 
@@ -42,7 +43,7 @@ class Mask:
         array: Bool, shape `(z, y, x)`, on the grid of the image.
         colour: As matplotlib takes it.
         label: Name in the legend; empty for none.
-        dashed: Whether the outline is dashed, and white, on a darker one of the colour.
+        dashed: Whether the outline is dashed, in a paler tone of the colour on black.
     """
 
     array: np.ndarray[Any, Any]
@@ -120,7 +121,7 @@ def middle_of(masks: Sequence[Mask], shape: Sequence[int]) -> tuple[int, int, in
     if not union.any():
         z, y, x = (side // 2 for side in shape)
         return z, y, x
-    places = np.argwhere(largest_component(union))
+    places = largest_component(union)
     nearest = np.linalg.norm(places - places.mean(axis=0), axis=1).argmin()
     z, y, x = (int(place) for place in places[nearest])
     return z, y, x
@@ -172,7 +173,7 @@ def _draw_plane(
     for mask in masks:
         _outline(axes, mask.array[tuple(cut)][::-1, ::-1], mask, (height_mm, width_mm))
     axes.set_axis_off()
-    text: dict[str, Any] = {"color": "white", "fontsize": 10, "transform": axes.transAxes}
+    text = {"fontsize": 10, "transform": axes.transAxes, **_readable()}
     axes.text(0.02, 0.5, left, va="center", ha="left", weight="bold", **text)
     axes.text(0.98, 0.5, right, va="center", ha="right", weight="bold", **text)
     axes.text(0.5, 0.985, name, va="top", ha="center", **text)
@@ -192,16 +193,9 @@ def _outline(
     )
     levels: dict[str, Any] = {"levels": [0.5], "antialiased": True}
     if mask.dashed:
-        axes.contour(columns, rows, padded, colors="black", linewidths=1.8, **levels)
-        axes.contour(
-            columns,
-            rows,
-            padded,
-            colors="white",
-            linewidths=1.2,
-            linestyles=[(0, (3, 2))],
-            **levels,
-        )
+        axes.contour(columns, rows, padded, colors="black", linewidths=2.0, **levels)
+        dashes: dict[str, Any] = {"colors": [_paler(mask.colour)], "linestyles": [(0, (3, 1.6))]}
+        axes.contour(columns, rows, padded, linewidths=1.3, **dashes, **levels)
     else:
         axes.contour(columns, rows, padded, colors=mask.colour, linewidths=1.9, **levels)
 
@@ -210,9 +204,21 @@ def _draw_bar(axes: Axes, height_mm: float, width_mm: float) -> None:
     length = next((mm for mm in BAR_MM if mm <= width_mm / 3), BAR_MM[-1])
     start, level = 0.04 * width_mm, 0.955 * height_mm
     axes.plot([start, start + length], [level, level], color="white", linewidth=2)
-    axes.text(
-        start, level - 0.015 * height_mm, f"{length} mm", color="white", fontsize=8, va="bottom"
-    )
+    text = {"fontsize": 8, "va": "bottom", **_readable()}
+    axes.text(start, level - 0.015 * height_mm, f"{length} mm", **text)
+
+
+def _readable() -> dict[str, Any]:
+    """Return what makes text readable on any image: white with a dark rim."""
+    from matplotlib.patheffects import withStroke
+
+    return {"color": "white", "path_effects": [withStroke(linewidth=2.5, foreground="black")]}
+
+
+def _paler(colour: str) -> tuple[float, ...]:
+    from matplotlib.colors import to_rgb
+
+    return tuple(1 - PALER * (1 - part) for part in to_rgb(colour))
 
 
 def _draw_legend(figure: Figure, masks: Sequence[Mask]) -> None:

@@ -29,6 +29,7 @@ NNUNET = (
     "self-configuring method for deep learning-based biomedical image segmentation. Nature Methods "
     "18, 203-211 (2021). doi:10.1038/s41592-020-01008-z"
 )
+DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"  # as the script of the page reads them
 FEW_CASES = 10  # below it a bootstrap interval is rough (statistics.py)
 
 
@@ -100,15 +101,15 @@ def write_report(
 def _number(value: float | None, digits: int = 3) -> str:
     """Return a number for a table: a dash where there is nothing to measure."""
     if value is None or math.isnan(value):
-        return "–"
+        return DASH
     return "∞" if math.isinf(value) else f"{value:.{digits}f}"
 
 
 def _signed(value: float | None, digits: int = 2) -> str:
     """Return a number with its sign."""
     if value is None or math.isnan(value):
-        return "–"
-    return f"{value:+.{digits}f}".replace("-", "−")
+        return DASH
+    return f"{value:+.{digits}f}".replace("-", MINUS)
 
 
 def _worst_first(scores: Sequence[CaseScore]) -> list[dict[str, Any]]:

@@ -44,6 +44,7 @@ from nnunet_medseg.files import (
     write_json,
 )
 from nnunet_medseg.hardware import describe_hardware
+from nnunet_medseg.report.page import write_report
 from nnunet_medseg.report.summary import write_summary
 from nnunet_medseg.run_folder import RunFolder
 from nnunet_medseg.workflows.options import TrainOptions, command_of
@@ -58,6 +59,8 @@ from nnunet_medseg.workflows.stages.common import (
     trainings_of,
     write_labels,
 )
+from nnunet_medseg.workflows.stages.evaluation import read_scores
+from nnunet_medseg.workflows.stages.picturing import draw_pictures
 
 
 def bundle(run: Run) -> None:
@@ -91,12 +94,12 @@ def bundle(run: Run) -> None:
     manifest = build_model(hidden / "model", parts, _manifest_facts(run))
     for path in run.folder.report.iterdir():
         shutil.copy(path, hidden / path.name)
-    write_summary(
-        hidden / "summary.txt",
-        manifest,
-        run.folder.finished_stages(),
-        read_json(run.folder.findings_file),
-    )
+    findings = read_json(run.folder.findings_file)
+    write_summary(hidden / "summary.txt", manifest, run.folder.finished_stages(), findings)
+    scores = [
+        score for training in trainings for score in read_scores(training.folder.evaluation_file)
+    ]
+    write_report(hidden / "report.html", manifest, scores, draw_pictures(run), findings)
 
 
 def _name_hidden(run: Run) -> None:
