@@ -22,6 +22,7 @@ __all__ = [
     "Manifest",
     "PretrainedFacts",
     "SplitFacts",
+    "StageFacts",
     "TrainedOnFacts",
     "TrainingFacts",
     "read_manifest",
@@ -109,6 +110,13 @@ class CurveFacts(_Record):
     loss: list[float]
     learning_rate: list[float]
     patch_dice: list[float | None]
+
+
+class StageFacts(_Record):
+    """A stage that was over when the model was built, and the seconds it took."""
+
+    name: str
+    seconds: float
 
 
 class TrainedOnFacts(_Record):
@@ -206,7 +214,7 @@ class Manifest(_Record):
     training: TrainingFacts
     curves: list[CurveFacts] = []
     trained_on: TrainedOnFacts | None = None
-    stage_s: dict[str, float] = {}
+    stages: list[StageFacts] = []
     evaluation: EvaluationFacts
     compared: list[ComparedFacts] = []
     verdict: str = ""

@@ -116,7 +116,7 @@ def add_shared(parser: argparse.ArgumentParser, folds: str = FOLDS_HELP) -> None
         "--card",
         default=None,
         metavar="FILE",
-        help="model card: a TOML file with what only you can say of the model; see docs/report.md",
+        help="model card: a TOML file with what only you can say; see docs/how-to/report.md",
     )
     add(
         "--keep_dataset",

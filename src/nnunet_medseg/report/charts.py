@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from nnunet_medseg.bundle.manifest import CurveFacts
+from nnunet_medseg.bundle.manifest import CurveFacts, StageFacts
+from nnunet_medseg.console import duration
 from nnunet_medseg.evaluation.scores import CaseScore
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PAGE_COLOURS = {INK: "currentColor", LINE: "var(--line)"} | {
 MARKERS = "osD^vP"
 MIN_BOX_CASES = 5  # a box of fewer would draw quartiles that nobody has seen
 LOG_FROM = 20.0  # times between the smallest and the largest volume
+SHORT_S = 180.0  # up to which stages are shown in seconds
 WIDTH_IN = 7.2  # 72 points each; the page scales it
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -167,30 +169,28 @@ def learning_curves(curves: Sequence[CurveFacts]) -> str:
     return _svg("curves", 4.6 if has_dice else 3.4, draw)
 
 
-def time_by_stage(stage_s: Mapping[str, float]) -> str:
-    """Draw the minutes of each kind of stage, in the order in which they first came."""
+def time_by_stage(stages: Sequence[StageFacts]) -> str:
+    """Draw the time of each kind of stage, in the order in which they first came."""
     kinds: dict[str, float] = {}
-    for name, seconds in stage_s.items():
-        kind = name.partition(" ")[0]
-        kinds[kind] = kinds.get(kind, 0.0) + seconds / 60
+    for stage in stages:
+        kind = stage.name.partition(" ")[0]
+        kinds[kind] = kinds.get(kind, 0.0) + stage.seconds
     if not kinds:
         return ""
+    unit, unit_s = ("minutes", 60) if max(kinds.values()) > SHORT_S else ("seconds", 1)
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        bars = axes.barh(list(kinds), list(kinds.values()), color=SERIES[0], height=0.62)
-        axes.bar_label(bars, [_minutes(value) for value in kinds.values()], padding=4, color=INK)
+        lengths = [seconds / unit_s for seconds in kinds.values()]
+        bars = axes.barh(list(kinds), lengths, color=SERIES[0], height=0.62)
+        axes.bar_label(bars, [duration(value) for value in kinds.values()], padding=4, color=INK)
         axes.invert_yaxis()
         axes.margins(x=0.14)
-        axes.set_xlabel("minutes")
+        axes.set_xlabel(unit)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
 
     return _svg("time", 0.8 + 0.26 * len(kinds), draw)
-
-
-def _minutes(value: float) -> str:
-    return f"{value * 60:.0f} s" if value < 2 else f"{value:.1f} min"
 
 
 def _short(label: str) -> str:

@@ -127,7 +127,7 @@ def _charts(manifest: Manifest, scores: Sequence[CaseScore]) -> dict[str, str]:
         "dice": charts.dice_by_label(scores, labels),
         "volume": charts.dice_against_volume(scores, labels),
         "curves": charts.learning_curves(manifest.curves),
-        "time": charts.time_by_stage(manifest.stage_s),
+        "time": charts.time_by_stage(manifest.stages),
     }
 
 

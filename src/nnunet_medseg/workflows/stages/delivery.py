@@ -18,6 +18,7 @@ from nnunet_medseg.bundle.manifest import (
     PlanFacts,
     PretrainedFacts,
     SplitFacts,
+    StageFacts,
     TrainedOnFacts,
     TrainingFacts,
     read_manifest,
@@ -164,7 +165,10 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
         "training": _training_facts(run, trainings),
         "curves": [CurveFacts.model_validate(item) for item in quality["curves"]],
         "trained_on": TrainedOnFacts.model_validate(quality["trained_on"]),
-        "stage_s": run.folder.finished_stages(),
+        "stages": [
+            StageFacts(name=name, seconds=seconds)
+            for name, seconds in run.folder.finished_stages().items()
+        ],
         "evaluation": EvaluationFacts.model_validate(quality["evaluation"]),
         "compared": [ComparedFacts.model_validate(item) for item in quality.get("compared", [])],
         "verdict": quality.get("verdict", ""),
