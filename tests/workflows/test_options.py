@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from nnunet_medseg.errors import UsageError
 from nnunet_medseg.workflows.options import (
     check_name,
+    command_of,
     parse_renamed,
     read_train_options,
     variants_of,
@@ -182,3 +183,49 @@ def test_any_text_is_a_list_of_labels_or_refused(text):
         return
 
     assert all(old and new for old, new in names.items())
+
+
+# --- the command that asks for the same again --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({}, "python3 exe_train.py -d No_Name -t 60 -f all"),
+        (
+            {"dataset_name": "My Liver", "label": "LIVER=1,TUMOR=2", "minutes": 2.5, "seed": 3},
+            "python3 exe_train.py -d 'My Liver' -l LIVER=1,TUMOR=2 -t 2.5 -f all --seed 3",
+        ),
+        (
+            {"key": False, "evaluate_all": True, "learning_rate": 0.05, "delete_input": True},
+            "python3 exe_train.py -d No_Name -t 60 -f all --evaluate_all --learning_rate 0.05 "
+            "--no_key",
+        ),
+        (
+            {"pretrained": "/home/anna/Miller_Anna/model", "card": {"contact": "the lab"}},
+            "python3 exe_train.py -d No_Name -t 60 -f all --card card.toml --pretrained MODEL",
+        ),
+        (
+            {"vary": "learning_rate=0.01,0.05 seed=1,2", "fold": "0"},
+            "medseg vary --vary learning_rate=0.01,0.05 --vary seed=1,2 -d No_Name -t 60 -f 0",
+        ),
+    ],
+)
+def test_the_command_asks_for_the_same_again_without_a_path(options, command):
+    assert command_of(read_train_options(**options)) == command
+
+
+def test_a_card_is_read_once_and_kept_as_it_was(tmp_path):
+    path = tmp_path / "card.toml"
+    path.write_text('licence = "CC BY 4.0"\n')
+
+    options = read_train_options(card=path)
+    path.unlink()
+
+    assert options.card == {"licence": "CC BY 4.0"}
+    assert read_train_options(**options.to_json()).card == options.card
+
+
+def test_a_card_with_unknown_fields_is_refused_before_anything_is_touched():
+    with pytest.raises(UsageError, match="owner"):
+        read_train_options(card={"owner": "me"})
