@@ -116,6 +116,36 @@ def rate_at(epoch: Epoch) -> float:
     return learning_rate(share, recipe.peak_rate, recipe.warm_up_share, recipe.schedule)
 
 
+# --- the line of an epoch ---------------------------------------------------------------------
+
+
+def test_the_line_of_an_epoch_tells_the_time_asked_and_the_share_spent_waiting(training_folder):
+    trainer = make_trainer(training_folder)
+    load = trainer.get_dataloaders
+
+    def slow_loaders() -> Any:
+        patches, held_out = load()
+
+        def slowly():
+            for batch in patches:
+                # The clock counts iterations: a wait of a second for each of a step.
+                waits.append(1)
+                yield batch
+
+        return slowly(), held_out
+
+    waits: list[int] = []
+    trainer.get_dataloaders = slow_loaders
+    trainer.clock = type(trainer.clock)(
+        ASKED_S, now=lambda: float(trainer.progress.iterations + len(waits))
+    )
+
+    epochs = train(trainer).epochs
+
+    assert {epoch.asked_s for epoch in epochs} == {ASKED_S}
+    assert [epoch.waited_share for epoch in epochs] == pytest.approx([0.5] * len(epochs))
+
+
 # --- a loss that explodes ----------------------------------------------------------------------
 
 

@@ -99,7 +99,7 @@ class RunStatus:
         last_sign_s: Seconds since it wrote something.
         options: What it was asked for, as on the command line; empty when it cannot be read.
         finished: Seconds of each finished stage.
-        stage: The one it is at, as in "train fold 2".
+        stage: The one it is at, as in "train fold 2"; empty when it cannot be told.
         stage_s: Seconds since that stage began; None when nobody knows.
         expected_s: How long the stage should take.
         share: How far the stage is, in [0, 1]; None when nobody knows.
@@ -249,8 +249,8 @@ def _describe(folder: RunFolder, state: str, folders: Folders, now: float) -> Ru
 
 
 def _next_stage(run: Run, finished: dict[str, float]) -> str:
-    """Return the first stage that is not finished."""
-    return next((name for name in _stage_names(run) if name not in finished), "clean")
+    """Return the first stage that is not finished; empty when it cannot be told."""
+    return next((name for name in _stage_names(run) if name not in finished), "")
 
 
 def _stage_names(run: Run) -> Iterator[str]:
