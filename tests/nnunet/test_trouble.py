@@ -128,7 +128,7 @@ def test_the_line_of_an_epoch_tells_the_time_asked_and_the_share_spent_waiting(t
 
         def slowly():
             for batch in patches:
-                # The clock counts iterations: a wait of a second for each of a step.
+                # The clock counts iterations: a wait of a tenth for each of a step.
                 waits.append(1)
                 yield batch
 
@@ -137,13 +137,13 @@ def test_the_line_of_an_epoch_tells_the_time_asked_and_the_share_spent_waiting(t
     waits: list[int] = []
     trainer.get_dataloaders = slow_loaders
     trainer.clock = type(trainer.clock)(
-        ASKED_S, now=lambda: float(trainer.progress.iterations + len(waits))
+        ASKED_S, now=lambda: trainer.progress.iterations + len(waits) / 10
     )
 
     epochs = train(trainer).epochs
 
     assert {epoch.asked_s for epoch in epochs} == {ASKED_S}
-    assert [epoch.waited_share for epoch in epochs] == pytest.approx([0.5] * len(epochs))
+    assert [epoch.waited_share for epoch in epochs] == pytest.approx([1 / 11] * len(epochs))
 
 
 # --- a loss that explodes ----------------------------------------------------------------------
