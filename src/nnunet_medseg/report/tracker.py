@@ -133,7 +133,7 @@ def _trouble(error: Exception) -> str:
         reason = "it is not installed (pip install '.[tensorboard]')"
     elif isinstance(error, OSError) and error.strerror:
         reason = error.strerror
-    return f"nothing is written for TensorBoard any more: {reason}; the training goes on"
+    return f"nothing more is written for TensorBoard: {reason}; the training goes on"
 
 
 def start_tracker(
