@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -299,3 +300,21 @@ def test_a_manifest_that_is_no_manifest_is_passed_over(work, out):
     (out / "Liver" / "model" / "manifest.json").write_text("{")
 
     assert read_status(work, out).models == ()
+
+
+def test_a_run_that_is_removed_while_it_is_looked_at_is_no_error(work, out, monkeypatch):
+    folder = make_run(work)
+    train_for(folder, 30.0)
+    journal = RunFolder.journal
+
+    def read_and_remove(self: RunFolder) -> Journal:
+        content = journal(self)
+        shutil.rmtree(self.root)
+        return content
+
+    monkeypatch.setattr(RunFolder, "journal", read_and_remove)
+
+    (run,) = read_status(work, out).runs
+
+    assert (run.name, run.trainings) == ("Liver", ())
+    assert read_status(work, out).runs == ()

@@ -208,13 +208,13 @@ def _newest(work_folder: Path) -> list[RunFolder]:
 
 def _last_sign(run: RunFolder) -> float:
     """Return when a run wrote last, in seconds since the epoch."""
-    places = (
-        run.root,
-        *run.root.glob("*"),
-        *run.trainings.glob("*/*"),
-        *run.root.glob("prepared/*"),
-    )
-    return max((_written_at(path) or 0.0 for path in places), default=0.0)
+    patterns = ("*", "trainings/*/*", "prepared/*")
+    try:
+        places = [path for pattern in patterns for path in run.root.glob(pattern)]
+    except OSError:
+        # A folder that is removed while it is looked through.
+        places = []
+    return max((_written_at(path) or 0.0 for path in (run.root, *places)), default=0.0)
 
 
 def _written_at(path: Path) -> float | None:
