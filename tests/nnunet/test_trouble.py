@@ -6,6 +6,7 @@ and 3 iterations.
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from nnunet_medseg.errors import BudgetError, TrainingError
 from nnunet_medseg.nnunet.history import Epoch, read_history
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer, weaken
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
+from nnunet_medseg.report.tracker import Tracker
 
 ASKED_S = 24
 PATCH = [16, 16, 16]
@@ -144,6 +146,25 @@ def test_the_line_of_an_epoch_tells_the_time_asked_and_the_share_spent_waiting(t
 
     assert {epoch.asked_s for epoch in epochs} == {ASKED_S}
     assert [epoch.waited_share for epoch in epochs] == pytest.approx([1 / 11] * len(epochs))
+
+
+def test_a_tracker_that_fails_does_not_change_the_model(training_folder):
+    def broken() -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    alone = make_trainer(training_folder)
+    train(alone)
+    for name in ("checkpoint.pth", "history.jsonl"):
+        (training_folder / name).unlink()
+    said: list[str] = []
+    tracker = Tracker(broken, said.append)
+    watched = make_trainer(training_folder)
+
+    watched.run_training(on_epoch=tracker.tell)
+
+    assert len(said) == 1
+    assert are_equal(weights_of(watched), weights_of(alone))
+    assert len(read_history(training_folder / "history.jsonl")) == watched.current_epoch
 
 
 # --- a loss that explodes ----------------------------------------------------------------------
