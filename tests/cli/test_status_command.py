@@ -59,7 +59,7 @@ def test_an_interrupted_run_says_what_to_do(root, capsys, monkeypatch):
     assert "run the same command again" in text
     assert "medseg clean 'My Liver'" in text
     assert "-d 'My Liver' -t 2 -f 0" in text
-    assert "0.8 of 2.0 minutes" in text
+    assert "50 s of 2 min 00 s" in text
     assert "Dice of patches (not of whole images): 0.700" in text
     assert "⠤" in text or "⠒" in text
 

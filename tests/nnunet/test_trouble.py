@@ -148,23 +148,20 @@ def test_the_line_of_an_epoch_tells_the_time_asked_and_the_share_spent_waiting(t
     assert [epoch.waited_share for epoch in epochs] == pytest.approx([1 / 11] * len(epochs))
 
 
-def test_a_tracker_that_fails_does_not_change_the_model(training_folder):
+def test_a_training_whose_tracker_fails_goes_on_to_its_end(training_folder):
     def broken() -> Any:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    alone = make_trainer(training_folder)
-    train(alone)
-    for name in ("checkpoint.pth", "history.jsonl"):
-        (training_folder / name).unlink()
     said: list[str] = []
     tracker = Tracker(broken, said.append)
-    watched = make_trainer(training_folder)
+    trainer = make_trainer(training_folder)
 
-    watched.run_training(on_epoch=tracker.tell)
+    trainer.run_training(on_epoch=tracker.tell)
 
     assert len(said) == 1
-    assert are_equal(weights_of(watched), weights_of(alone))
-    assert len(read_history(training_folder / "history.jsonl")) == watched.current_epoch
+    assert trainer.clock.used_s >= ASKED_S
+    assert are_finite(weights_of(trainer))
+    assert len(read_history(training_folder / "history.jsonl")) == trainer.current_epoch > 1
 
 
 # --- a loss that explodes ----------------------------------------------------------------------

@@ -168,20 +168,20 @@ def _show_trainings(trainings: Sequence[TrainingStatus]) -> None:
                 training.name,
                 training.state,
                 f"{training.share:.0%}",
-                f"{training.used_s / 60:.1f} of {training.asked_s / 60:.1f}",
+                f"{duration(training.used_s)} of {duration(training.asked_s)}",
                 "" if last is None else str(last.iterations),
                 "" if last is None else f"{last.loss:.3f}",
                 "" if last is None or last.patch_dice is None else f"{last.patch_dice:.3f}",
                 training.problem,
             ]
         )
-    columns = ["training", "state", "done", "minutes", "iterations", "loss", "Dice of patches", ""]
+    columns = ["training", "state", "done", "time", "iterations", "loss", "Dice of patches", ""]
     console.table("", columns, rows)
 
 
 def _show_training(training: TrainingStatus) -> None:
-    minutes = f"{training.used_s / 60:.1f} of {training.asked_s / 60:.1f} minutes"
-    console.detail(f"{_called(training)}: {minutes}, {training.share:.0%}")
+    used = f"{duration(training.used_s)} of {duration(training.asked_s)}"
+    console.detail(f"{_called(training)}: {used}, {training.share:.0%}")
     if not training.epochs:
         return
     last = training.epochs[-1]
@@ -258,7 +258,7 @@ def _clock(at: float) -> str:
 def _show_models(status: Status) -> None:
     rows = [_model_row(model) for model in status.models[:MAX_MODELS]]
     console.heading(f"Delivered in {status.output_folder}")
-    columns = ["model", "when", "minutes", "iterations", "mean Dice", "ended early by"]
+    columns = ["model", "when", "trained", "iterations", "mean Dice", "ended early by"]
     console.table("", columns, rows)
     if len(status.models) > MAX_MODELS:
         console.detail(f"and {len(status.models) - MAX_MODELS} older ones")
@@ -279,7 +279,7 @@ def _model_row(model: ModelStatus) -> list[str]:
     return [
         model.name,
         _clock(model.delivered_at),
-        f"{training.used_s / 60:.1f} of {training.asked_s / 60:.1f}",
+        f"{duration(training.used_s)} of {duration(training.asked_s)}",
         str(training.iterations),
         dice,
         training.ended_early,
