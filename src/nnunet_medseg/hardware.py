@@ -15,6 +15,7 @@ __all__ = [
     "Device",
     "choose_device",
     "core_count",
+    "describe_hardware",
     "free_disk_bytes",
     "free_memory_bytes",
     "held_memory_bytes",
@@ -42,6 +43,13 @@ class Device:
     index: int
     name: str
     has_fast_bf16: bool
+
+
+def describe_hardware(device: Device) -> str:
+    """Return what computed, for people: the device, the cores, the memory; no name of a machine."""
+    memory_gb = psutil.virtual_memory().total / 1e9
+    cores = "" if device.kind == "cpu" else f", {core_count()} cores"
+    return f"{device.name}{cores}, {memory_gb:.0f} GB of memory"
 
 
 def core_count() -> int:

@@ -55,7 +55,7 @@ SOCKETS_PREFIX = "pymp-"  # multiprocessing/util.py of Python 3.10 to 3.13, get_
 
 BEFORE_PLANNING = ("model", "check", "convert")
 
-FORMAT = 5
+FORMAT = 6
 LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock this long at most
 
 
@@ -93,6 +93,12 @@ class TrainingFolder:
         self.failed_file = root / "failed.json"
         self.reference_file = root / "reference.npz"
         self.evaluation_file = root / "evaluation.jsonl"
+        self.trained_on_file = root / "trained_on.jsonl"
+        self.segmentations = root / "segmentations"
+
+    def segmentation_file(self, case: str) -> Path:
+        """Return where the segmentation of a held-out case is."""
+        return self.segmentations / f"{case}.npz"
 
 
 class RunFolder:

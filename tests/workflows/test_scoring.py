@@ -11,7 +11,7 @@ import pytest
 
 from nnunet_medseg.dataset.labels import Label
 from nnunet_medseg.dataset.raw_layout import RawCase
-from nnunet_medseg.workflows.scoring import predicted_values, score_case
+from nnunet_medseg.workflows.scoring import predicted_values, score_segmentation, segment_case
 
 LABELS = (Label("liver", 1, 1), Label("lesion", 5, 2), Label("kidney", 3, 3))
 CASE = RawCase("case_0001", (Path("image_0000.nii.gz"), Path("image_0001.nii.gz")), Path("label"))
@@ -35,6 +35,11 @@ class StandIn:
         return self._truth, (1.0, 1.0, 2.0)
 
 
+def score_case(segmenter, log, index_of=None):
+    predicted = segment_case(segmenter, CASE, log, index_of)
+    return score_segmentation(segmenter, CASE, predicted, LABELS, log)
+
+
 def slabs(*values: int) -> np.ndarray:
     """Make 16³ voxels with four slices a value, and background after them."""
     array = np.zeros((16, 16, 16), np.int32)
@@ -46,7 +51,7 @@ def slabs(*values: int) -> np.ndarray:
 def test_a_case_is_scored_by_label_with_volumes(tmp_path):
     segmenter = StandIn(written=slabs(1, 1, 2), truth=slabs(1, 2, 2))
 
-    score = score_case(segmenter, CASE, LABELS, tmp_path / "log.txt")
+    score = score_case(segmenter, tmp_path / "log.txt")
 
     assert score.case == "case_0001"
     assert score.dice["liver"] == pytest.approx(2 / 3)
@@ -63,7 +68,7 @@ def test_a_case_is_scored_by_label_with_volumes(tmp_path):
 def test_the_truth_is_read_by_the_reader_of_the_model(tmp_path):
     segmenter = StandIn(written=slabs(1), truth=slabs(1))
 
-    score_case(segmenter, CASE, LABELS, tmp_path / "log.txt")
+    score_case(segmenter, tmp_path / "log.txt")
 
     assert segmenter.asked == [CASE.images, CASE.label]
 
@@ -71,7 +76,7 @@ def test_the_truth_is_read_by_the_reader_of_the_model(tmp_path):
 def test_what_nnunet_prints_goes_to_the_log_without_paths(tmp_path, capsys):
     segmenter = StandIn(written=slabs(1), truth=slabs(1))
 
-    score_case(segmenter, CASE, LABELS, tmp_path / "log.txt")
+    score_case(segmenter, tmp_path / "log.txt")
 
     assert capsys.readouterr().out == ""
     assert (tmp_path / "log.txt").read_text() == "using pin_memory on <path>\n"
@@ -80,7 +85,7 @@ def test_what_nnunet_prints_goes_to_the_log_without_paths(tmp_path, capsys):
 def test_a_model_that_numbers_the_labels_otherwise_is_scored_by_what_it_means(tmp_path):
     segmenter = StandIn(written=slabs(3, 1, 2), truth=slabs(1, 2, 3))
 
-    score = score_case(segmenter, CASE, LABELS, tmp_path / "log.txt", index_of={3: 1, 1: 2, 2: 3})
+    score = score_case(segmenter, tmp_path / "log.txt", index_of={3: 1, 1: 2, 2: 3})
 
     assert score.dice == {"liver": 1.0, "lesion": 1.0, "kidney": 1.0}
 

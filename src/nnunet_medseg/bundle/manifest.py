@@ -16,11 +16,14 @@ from nnunet_medseg.files import read_json, write_json
 __all__ = [
     "MANIFEST_NAME",
     "ComparedFacts",
+    "CurveFacts",
     "EvaluationFacts",
     "LabelEntry",
     "Manifest",
     "PretrainedFacts",
     "SplitFacts",
+    "StageFacts",
+    "TrainedOnFacts",
     "TrainingFacts",
     "read_manifest",
     "stock_command",
@@ -84,7 +87,58 @@ class TrainingFacts(_Record):
     recipe: dict[str, str | float | bool] = {}
     share_in_steps: float | None = None
     share_waiting_for_data: float | None = None
+    share_validating: float | None = None
+    share_saving: float | None = None
     setbacks: int = 0
+    hardware: str = ""
+
+
+class CurveFacts(_Record):
+    """How a training went, a value an epoch; of very many epochs some, evenly spread.
+
+    Attributes:
+        training: What the training is called.
+        minutes: Used by the end of the epoch.
+        loss: Mean training loss.
+        learning_rate: At the end of the epoch.
+        patch_dice: Mean Dice on patches of held-out cases, smoothed, in [0, 1]; None before the
+            first look and without such cases. Not the Dice of whole images.
+    """
+
+    training: str
+    minutes: list[float]
+    loss: list[float]
+    learning_rate: list[float]
+    patch_dice: list[float | None]
+
+
+class StageFacts(_Record):
+    """A stage that was over when the model was built, and the seconds it took."""
+
+    name: str
+    seconds: float
+
+
+class TrainedOnFacts(_Record):
+    """The cases that were trained on: how often each was seen, and Dice on a few of them.
+
+    Attributes:
+        fewest: Patches of the case that was seen least.
+        mean: Patches of a case on average.
+        most: Patches of the case that was seen most.
+        cases: Number that were measured, on whole images.
+        mean_dice: Over these, in [0, 1]; None when none was.
+        low: Lower end of its interval of 95 %.
+        high: Upper end.
+    """
+
+    fewest: int
+    mean: float
+    most: int
+    cases: int = 0
+    mean_dice: float | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 class ComparedFacts(_Record):
@@ -133,9 +187,11 @@ class LabelFacts(_Record):
 
 
 class EvaluationFacts(_Record):
-    """Dice on whole held-out images; None where nothing was evaluated."""
+    """Dice on whole held-out images, with intervals of 95 %; None where nothing was evaluated."""
 
     mean_dice: float | None
+    low: float | None = None
+    high: float | None = None
     dice: dict[str, float | None]
     cases: int
     of_cases: int
@@ -156,10 +212,15 @@ class Manifest(_Record):
     split: SplitFacts
     plan: PlanFacts | None = None
     training: TrainingFacts
+    curves: list[CurveFacts] = []
+    trained_on: TrainedOnFacts | None = None
+    stages: list[StageFacts] = []
     evaluation: EvaluationFacts
     compared: list[ComparedFacts] = []
     verdict: str = ""
     pretrained: PretrainedFacts | None = None
+    card: dict[str, str] = {}
+    command: str = ""
     stock_command: str
     stock_note: str
     parameters: dict[str, str | float | int | bool | None]

@@ -113,6 +113,12 @@ def add_shared(parser: argparse.ArgumentParser, folds: str = FOLDS_HELP) -> None
     )
     add("--no_key", action="store_true", help="write no table of case names and your folders")
     add(
+        "--card",
+        default=None,
+        metavar="FILE",
+        help="model card: a TOML file with what only you can say; see docs/how-to/report.md",
+    )
+    add(
         "--keep_dataset",
         action="store_true",
         help="keep the dataset, prepared, under its name: with an empty input folder -d NAME "

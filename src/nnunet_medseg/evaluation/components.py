@@ -9,7 +9,7 @@ from typing import Any
 import cc3d
 import numpy as np
 
-__all__ = ["ComponentCount", "count_components", "typical_object_voxels"]
+__all__ = ["ComponentCount", "count_components", "largest_component", "typical_object_voxels"]
 
 
 def typical_object_voxels(label_map: np.ndarray[Any, Any], labels: Sequence[int]) -> dict[int, int]:
@@ -43,6 +43,27 @@ def typical_object_voxels(label_map: np.ndarray[Any, Any], labels: Sequence[int]
             middle = np.searchsorted(np.cumsum(sizes), sizes.sum() / 2)
             found[label] = int(sizes[middle])
     return found
+
+
+def largest_component(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return where the voxels of the largest component of a mask are (26 neighbours).
+
+    Args:
+        mask: Bool, shape `(z, y, x)`, with at least one voxel.
+
+    Returns:
+        Indices, shape `(n, 3)`.
+
+    Examples:
+        >>> mask = np.zeros((8, 8, 8), bool)
+        >>> mask[0, 0, 0] = mask[4, 4, 4] = mask[4, 4, 5] = True
+        >>> largest_component(mask).tolist()
+        [[4, 4, 4], [4, 4, 5]]
+    """
+    components = cc3d.connected_components(mask.astype(np.uint8))
+    sizes = np.bincount(components.ravel())
+    sizes[0] = 0
+    return np.argwhere(components == sizes.argmax())
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,15 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Interval", "Paired", "bootstrap_mean", "compare_paired", "holm", "smallest_p"]
+__all__ = [
+    "Interval",
+    "Paired",
+    "bootstrap_mean",
+    "bootstrap_mean_of_labels",
+    "compare_paired",
+    "holm",
+    "smallest_p",
+]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000  # each end of the interval then rests on the 50 outermost
@@ -76,6 +84,55 @@ def bootstrap_mean(values: Sequence[float], *, seed: int = 0) -> Interval:
     if not np.ptp(numbers).round(DECIMALS):
         return Interval(mean, mean, mean)
     return _interval(numbers, mean, seed)
+
+
+def bootstrap_mean_of_labels(rows: Sequence[Sequence[float]], *, seed: int = 0) -> Interval:
+    """Return the mean over labels of their means over cases, with its interval over cases.
+
+    That mean is nnU-Net's `foreground_mean` (evaluate_predictions.py of 2.8.1): a label counts as
+    much as any other, in however many cases it is. The interval is that of `bootstrap_mean`, with
+    whole cases drawn.
+
+    Args:
+        rows: One a case, each with one value a label; NaN where a case has no value.
+        seed: Of the resamples.
+
+    Returns:
+        NaN throughout when there is no value; both ends are the mean when all resamples agree.
+
+    Examples:
+        >>> nan = float("nan")
+        >>> bootstrap_mean_of_labels([[0.5, nan], [0.5, 1.0]])
+        Interval(mean=0.75, low=0.5, high=0.75)
+    """
+    table = np.asarray([row for row in rows if not np.isnan(row).all()], dtype=float)
+    if not len(table):
+        return Interval(math.nan, math.nan, math.nan)
+    table = table[:, ~np.isnan(table).all(axis=0)]
+
+    def statistic(drawn: NDArray[np.int_]) -> float:
+        numbers = table[drawn]
+        counts = (~np.isnan(numbers)).sum(axis=0)
+        sums = np.nansum(numbers, axis=0)
+        return float(np.mean(sums[counts > 0] / counts[counts > 0]))
+
+    every = np.arange(len(table))
+    mean = statistic(every)
+    one_left_out = [statistic(np.delete(every, place)) for place in every] if len(table) > 1 else []
+    if not one_left_out or not np.ptp(one_left_out).round(DECIMALS):
+        return Interval(mean, mean, mean)
+    from scipy.stats import bootstrap
+
+    found = bootstrap(
+        (every,),
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="BCa",
+        vectorized=False,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return Interval(mean, float(found.low), float(found.high))
 
 
 def _interval(numbers: NDArray[np.float64], mean: float, seed: int) -> Interval:

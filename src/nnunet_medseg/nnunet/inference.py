@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_medseg.errors import ModelError
 from nnunet_medseg.files import read_json
 from nnunet_medseg.hardware import Device
-from nnunet_medseg.nnunet.plans import check_description, check_plans, naming
+from nnunet_medseg.nnunet.plans import check_description, check_plans, naming, reorients
 from nnunet_medseg.nnunet.weights import read_checkpoint
 from nnunet_medseg.volume import silence_readers
 
@@ -165,8 +165,7 @@ class Segmenter:
             else torch.device("cpu")
         )
         silence_readers()
-        # Such a reader brings images to RAS; the others leave them as they are stored.
-        self.reorients = str(model.plans["image_reader_writer"]).endswith("WithReorient")
+        self.reorients = reorients(model.plans)
         self._reader = manager.image_reader_writer_class()
         self._predictor = nnUNetPredictor(device=place, allow_tqdm=False)
         self._predictor.manual_initialization(

@@ -14,7 +14,7 @@ from typing import Any
 
 from nnunet_medseg.errors import ModelError
 
-__all__ = ["channel_names", "check_description", "check_plans", "naming"]
+__all__ = ["channel_names", "check_description", "check_plans", "naming", "reorients"]
 
 ARCHITECTURES = {
     f"dynamic_network_architectures.architectures.{place}"
@@ -172,6 +172,11 @@ def channel_names(description: Mapping[str, Any]) -> tuple[str, ...]:
     """
     names = description["channel_names"]
     return tuple(str(names[key]) for key in sorted(names, key=int))
+
+
+def reorients(plans: Mapping[str, Any]) -> bool:
+    """Tell whether the reader of plans brings images to RAS; the others leave them as stored."""
+    return str(plans["image_reader_writer"]).endswith("WithReorient")
 
 
 def check_description(description: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -120,6 +121,7 @@ class _Progress:
     waited_share: float = 0.0
     setbacks: int = 0
     patch_dice: float | None = None
+    seen: Counter[str] = field(default_factory=Counter)
     saved_at_s: float = 0.0
     validation: Allowance = field(default_factory=lambda: Allowance(VALIDATION_SHARE))
     checkpoints: Allowance = field(default_factory=lambda: Allowance(CHECKPOINT_SHARE))
@@ -337,6 +339,7 @@ class BudgetedTrainer(nnUNetTrainer):
             started_s = self.clock.used_s
             batch = next(self.dataloader_train)
             self.progress.waited_s += self.clock.used_s - started_s
+            self.progress.seen.update(str(name) for name in batch["keys"])
             losses.append(float(self.train_step(batch)["loss"]))
             self._average()
             self.progress.iterations += 1
@@ -501,6 +504,7 @@ class BudgetedTrainer(nnUNetTrainer):
             "waited_s": self.progress.waited_s,
             "stepping_s": self.progress.stepping_s,
             "setbacks": self.progress.setbacks,
+            "seen": dict(self.progress.seen),
             "first_loss": self.rescue.first_loss,
             "batch_size": int(self.configuration_manager.batch_size),
             "patch_size": [int(side) for side in self.configuration_manager.patch_size],
@@ -528,6 +532,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.waited_s = content["waited_s"]
         self.progress.stepping_s = content["stepping_s"]
         self.progress.setbacks = content["setbacks"]
+        self.progress.seen = Counter(content["seen"])
         self.rescue.first_loss = content["first_loss"]
         self._resize(content["batch_size"], content["patch_size"])
         if content["average"] is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass
+import shlex
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_medseg.budget.deadline import MIN_COMMAND_S
+from nnunet_medseg.bundle.card import check_card, read_card
 from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.intake import ANY_LAYOUT, check_extension, check_layout
 from nnunet_medseg.dataset.labels import parse_labels
@@ -22,6 +24,7 @@ __all__ = [
     "TrainOptions",
     "check_ends",
     "check_name",
+    "command_of",
     "parse_renamed",
     "read_train_options",
     "variants_of",
@@ -33,6 +36,17 @@ MAX_MINUTES = 60 * 24 * 365
 MAX_NAME_LENGTH = 64
 MAX_SEED = 2**31 - 1
 PLANS = ("auto", "default")
+SHORT_OPTIONS = {
+    "-d": "dataset_name",
+    "-l": "label",
+    "-i": "image_type",
+    "-t": "minutes",
+    "-f": "fold",
+    "-e": "extension",
+}
+ALWAYS_SHOWN = {"-d", "-t", "-f"}
+# By other words than their value, or chosen by which command it is.
+SHOWN_OTHERWISE = {"key", "card", "pretrained", "vary", "delete_input"}
 # Names that Windows keeps for devices, with or without an ending.
 DEVICE_NAMES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?$", re.I)
 
@@ -78,6 +92,7 @@ class TrainOptions:
         pretrained: The model to start from; None for a training from scratch.
         map_labels: Which label of that model is which here: `OLD=NEW`, with commas between.
         against_scratch: Whether a training from scratch is compared with.
+        card: What the user says of the model, by field; may be given as the path of a file.
         configuration, network, spacing, patch_size, batch_size, learning_rate, augmentation,
             mirroring, oversampling: As `variables.VARIABLES` says; "auto" is chosen for the user.
     """
@@ -100,6 +115,7 @@ class TrainOptions:
     pretrained: str | None = None
     map_labels: str = ""
     against_scratch: bool = False
+    card: dict[str, str] = field(default_factory=dict)
     configuration: str = AUTO
     network: str = AUTO
     spacing: str = AUTO
@@ -135,6 +151,8 @@ def read_train_options(**given: Any) -> TrainOptions:
     options["layout"] = check_layout(str(options.get("layout", ANY_LAYOUT)))
     parse_labels(str(options.get("label", "NONE")))
     parse_image_types(str(options.get("image_type", "NONE")))
+    card = options.get("card", {})
+    options["card"] = read_card(Path(card)) if isinstance(card, str | Path) else check_card(card)
     options |= read_variables(options)
     asked = TrainOptions(**options)
     _check_together(asked)
@@ -179,6 +197,36 @@ def _number(value: Any) -> float:
 def variants_of(options: TrainOptions) -> tuple[dict[str, Any], ...]:
     """Return what each variant of a comparison changes; nothing for a single training."""
     return parse_grid(options.vary.split()) if options.vary else ()
+
+
+def command_of(options: TrainOptions) -> str:
+    """Return the command that asks for the same again, without a path.
+
+    What is as it is without being given is left out, but for the six options that a command of this
+    program is known by.
+    """
+    plain, usual = options.to_json(), TrainOptions().to_json()
+    given = [
+        word
+        for letter, name in SHORT_OPTIONS.items()
+        if letter in ALWAYS_SHOWN or plain[name] != usual[name]
+        for word in (letter, _shown(plain[name]))
+    ]
+    for name, value in plain.items():
+        if value == usual[name] or name in {*SHORT_OPTIONS.values(), *SHOWN_OTHERWISE}:
+            continue
+        given += [f"--{name}"] if value is True else [f"--{name}", _shown(value)]
+    given += [] if options.key else ["--no_key"]
+    given += ["--card", "card.toml"] if options.card else []
+    given += ["--pretrained", "MODEL"] if options.pretrained else []
+    if not options.vary:
+        return shlex.join(["python3", "exe_train.py", *given])
+    varied = [word for wish in options.vary.split() for word in ("--vary", wish)]
+    return shlex.join(["medseg", "vary", *varied, *given])
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parse_renamed(text: str) -> dict[str, str]:

@@ -16,29 +16,45 @@ from nnunet_medseg.dataset.labels import LabelMap
 from nnunet_medseg.dataset.raw_layout import RawCase
 from nnunet_medseg.evaluation.scores import CaseScore, score_maps
 
-__all__ = ["predicted_values", "score_case"]
+__all__ = ["predicted_values", "score_segmentation", "segment_case"]
 
 
-def score_case(
-    segmenter: Any,
-    case: RawCase,
-    labels: LabelMap,
-    log: Path,
-    index_of: Mapping[int, int] | None = None,
-) -> CaseScore:
-    """Segment a case and compare it with its label map.
+def segment_case(
+    segmenter: Any, case: RawCase, log: Path, index_of: Mapping[int, int] | None = None
+) -> np.ndarray[Any, Any]:
+    """Return the segmentation of a case in the indices of the dataset.
 
     Args:
         segmenter: A `Segmenter`.
-        case: A converted case; its label map holds the indices of the labels.
-        labels: The labels to score.
+        case: A converted case.
         log: File that takes what nnU-Net prints.
         index_of: As for `predicted_values`.
     """
     from nnunet_medseg.nnunet.environment import chatter
 
     with chatter(log):
-        predicted = predicted_values(segmenter.segment(case.images), index_of)
+        return predicted_values(segmenter.segment(case.images), index_of)
+
+
+def score_segmentation(
+    segmenter: Any,
+    case: RawCase,
+    predicted: np.ndarray[Any, Any],
+    labels: LabelMap,
+    log: Path,
+) -> CaseScore:
+    """Compare the segmentation of a case with its label map.
+
+    Args:
+        segmenter: What made it.
+        case: A converted case; its label map holds the indices of the labels.
+        predicted: From `segment_case`.
+        labels: The labels to score.
+        log: File that takes what nnU-Net prints.
+    """
+    from nnunet_medseg.nnunet.environment import chatter
+
+    with chatter(log):
         truth, spacing_mm = segmenter.read_truth(case.label)
     values = {label.name: label.index for label in labels}
     return CaseScore(case.name, score_maps(truth, predicted, values, spacing_mm))

@@ -82,7 +82,7 @@ def stages_of(run: Run) -> Iterator[Stage]:
 
 # What no stage before planning, or before training, looks at.
 MATTERS_FROM_PLANNING_ON = {"minutes", "device", "plan", *VARIABLES}
-MATTERS_FROM_TRAINING_ON = {"evaluate_all", "key", "delete_input"}
+MATTERS_FROM_TRAINING_ON = {"evaluate_all", "key", "delete_input", "card"}
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,9 @@ def _reopen(run: Run) -> None:
         suffix = f" {part.title}" if len(trainings) > 1 else ""
         # First the journal: a training without its files is done again, but not the other way.
         run.folder.forget(f"train{suffix}", f"evaluate{suffix}", "report", "bundle", "verify")
-        files = (part.folder.evaluation_file, part.folder.training_file, part.folder.failed_file)
-        for path in files:
+        folder = part.folder
+        files = (folder.evaluation_file, folder.trained_on_file, folder.training_file)
+        for path in (*files, folder.failed_file):
             path.unlink(missing_ok=True)
     if early:
         console.detail("an earlier command ended this training early; it goes on")

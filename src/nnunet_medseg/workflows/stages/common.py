@@ -208,8 +208,8 @@ def training_setup(
     )
 
 
-def write_reference(path: Path, labels: np.ndarray[Any, Any]) -> None:
-    """Write the segmentation that the proof compares with, as a whole or not at all."""
+def write_labels(path: Path, labels: np.ndarray[Any, Any]) -> None:
+    """Write a segmentation, packed, as a whole or not at all."""
     packed = io.BytesIO()
     np.savez_compressed(packed, labels=labels)
     write_atomic(path, packed.getvalue())

@@ -11,12 +11,15 @@ from typing import Any
 from nnunet_medseg import console
 from nnunet_medseg.bundle.manifest import (
     ComparedFacts,
+    CurveFacts,
     EvaluationFacts,
     LabelEntry,
     Manifest,
     PlanFacts,
     PretrainedFacts,
     SplitFacts,
+    StageFacts,
+    TrainedOnFacts,
     TrainingFacts,
     read_manifest,
 )
@@ -41,11 +44,11 @@ from nnunet_medseg.files import (
     write_atomic,
     write_json,
 )
-from nnunet_medseg.report.summary import (
-    write_summary,
-)
+from nnunet_medseg.hardware import describe_hardware
+from nnunet_medseg.report.page import write_report
+from nnunet_medseg.report.summary import write_summary
 from nnunet_medseg.run_folder import RunFolder
-from nnunet_medseg.workflows.options import TrainOptions
+from nnunet_medseg.workflows.options import TrainOptions, command_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
     ended_early,
@@ -55,8 +58,10 @@ from nnunet_medseg.workflows.stages.common import (
     precision_of,
     require_dataset,
     trainings_of,
-    write_reference,
+    write_labels,
 )
+from nnunet_medseg.workflows.stages.evaluation import read_scores
+from nnunet_medseg.workflows.stages.picturing import draw_pictures
 
 
 def bundle(run: Run) -> None:
@@ -90,12 +95,12 @@ def bundle(run: Run) -> None:
     manifest = build_model(hidden / "model", parts, _manifest_facts(run))
     for path in run.folder.report.iterdir():
         shutil.copy(path, hidden / path.name)
-    write_summary(
-        hidden / "summary.txt",
-        manifest,
-        run.folder.finished_stages(),
-        read_json(run.folder.findings_file),
-    )
+    findings = read_json(run.folder.findings_file)
+    write_summary(hidden / "summary.txt", manifest, run.folder.finished_stages(), findings)
+    scores = [
+        score for training in trainings for score in read_scores(training.folder.evaluation_file)
+    ]
+    write_report(hidden / "report.html", manifest, scores, draw_pictures(run), findings)
 
 
 def _name_hidden(run: Run) -> None:
@@ -128,7 +133,7 @@ def _write_reference(
     segmenter = make_segmenter(make_model(run, trainings[0], *checkpoints), run)
     images = read_json(trainings[0].folder.training_file)["reference_images"]
     labels = segmenter.segment([Path(image) for image in images])
-    write_reference(run.folder.reference_file, labels)
+    write_labels(run.folder.reference_file, labels)
 
 
 def _manifest_facts(run: Run) -> dict[str, Any]:
@@ -158,10 +163,18 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
             forecast_steps=planned["steps"],
         ),
         "training": _training_facts(run, trainings),
+        "curves": [CurveFacts.model_validate(item) for item in quality["curves"]],
+        "trained_on": TrainedOnFacts.model_validate(quality["trained_on"]),
+        "stages": [
+            StageFacts(name=name, seconds=seconds)
+            for name, seconds in run.folder.finished_stages().items()
+        ],
         "evaluation": EvaluationFacts.model_validate(quality["evaluation"]),
         "compared": [ComparedFacts.model_validate(item) for item in quality.get("compared", [])],
         "verdict": quality.get("verdict", ""),
         "pretrained": PretrainedFacts.model_validate(pretrained) if pretrained else None,
+        "card": run.options.card,
+        "command": command_of(run.options),
         "parameters": _parameters(trainings[0].options, run.options),
     }
 
@@ -169,7 +182,10 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
 def _parameters(options: TrainOptions, asked: TrainOptions) -> dict[str, Any]:
     """Return the parameters without the path of a model, which may name a patient or a user."""
     given = None if options.pretrained is None else "a model"
-    return options.to_json() | {"pretrained": given, "vary": asked.vary}
+    plain = options.to_json() | {"pretrained": given, "vary": asked.vary}
+    # The card has a place of its own.
+    del plain["card"]
+    return plain
 
 
 def _asked_for(run: Run, trainings: Sequence[Training]) -> Sequence[Training]:
@@ -199,7 +215,10 @@ def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
         recipe=read_json(trainings[0].folder.plan_file)["recipe"],
         share_in_steps=total("stepping_s") / used_s,
         share_waiting_for_data=total("waited_s") / used_s,
+        share_validating=total("validation_s") / used_s,
+        share_saving=total("checkpoints_s") / used_s,
         setbacks=int(total("setbacks")),
+        hardware=describe_hardware(run.device),
     )
 
 

@@ -1,4 +1,4 @@
-"""Evaluate: whole held-out images, segmented and scored."""
+"""Evaluate: whole held-out images, segmented and scored, and a few that were trained on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import RawCase
 from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.files import read_json
-from nnunet_medseg.workflows.scoring import score_case
+from nnunet_medseg.workflows.scoring import score_segmentation, segment_case
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
     cases_of,
@@ -33,15 +33,23 @@ from nnunet_medseg.workflows.stages.common import (
     require_dataset,
     split_of,
     trainings_of,
+    write_labels,
 )
 from nnunet_medseg.workflows.stages.forecast import closing_time_s, reference_case, reference_s
 from nnunet_medseg.workflows.stages.pretraining import given_model
 
 __all__ = ["evaluate", "evaluate_given", "read_lines", "read_scores"]
 
+TRAINED_ON_CASES = 8  # that are measured too, to see what the model has learnt by heart
+TRAINED_ON_SHARE = 0.25  # of the time that the held-out cases took
+TRAINED_ON_MIN_S = 5.0  # also where that was less
+
 
 def evaluate(run: Run, training: Training) -> None:
-    """Segment held-out images whole and score them, as many as the time limit allows."""
+    """Segment held-out images whole and score them, as many as the time limit allows.
+
+    A few that were trained on follow, in a quarter of that time or a few seconds.
+    """
     from nnunet_medseg.nnunet.environment import chatter
     from nnunet_medseg.nnunet.weights import read_checkpoint
 
@@ -53,7 +61,15 @@ def evaluate(run: Run, training: Training) -> None:
     with chatter(run.folder.log_file):
         model = make_model(run, training, read_checkpoint(training.folder.checkpoint_file))
         segmenter = _fast_segmenter(run, model)
-    _Scoring(run, training, segmenter, training.folder.evaluation_file).score(cases)
+    folder = training.folder
+    spent_s = _Scoring(run, training, segmenter, folder.evaluation_file).score(cases)
+    if run.ending.is_asked():
+        return
+    trained_on = cases_of(run, split_of(run, training).train)
+    order = np.random.default_rng(run.options.seed).permutation(len(trained_on))
+    few = [trained_on[place] for place in order[:TRAINED_ON_CASES]]
+    trained = _Scoring(run, training, segmenter, folder.trained_on_file)
+    trained.score(few, max(TRAINED_ON_SHARE * spent_s, TRAINED_ON_MIN_S))
 
 
 def evaluate_given(run: Run) -> None:
@@ -107,13 +123,24 @@ class _Scoring:
         self._index_of = index_of
         self._checked = load_checked(run.folder.check_file)
 
-    def score(self, cases: Sequence[RawCase]) -> None:
+    def score(self, cases: Sequence[RawCase], limit_s: float | None = None) -> float:
+        """Score cases, and return the seconds that it took, an earlier command's included.
+
+        Args:
+            cases: In any order.
+            limit_s: Seconds that it may take, with no case if none fits; None for what the
+                options allow, and then at least one.
+        """
+        self._path.touch()
         done = {score["case"]: score["seconds"] for score in read_lines(self._path)}
         order = np.random.default_rng(self._run.options.seed).permutation(len(cases))
-        with console.progress("Evaluating", len(cases), "cases") as bar:
+        title = "Evaluating" if limit_s is None else "Evaluating a few that were trained on"
+        with console.progress(title, len(cases), "cases") as bar:
             for case in (cases[place] for place in order if cases[place].name not in done):
                 next_s = self._forecast_s(case, done)
-                if done and sum(done.values()) + next_s > self._limit_s():
+                allowed_s = self._limit_s() if limit_s is None else limit_s
+                is_optional = bool(done) or limit_s is not None
+                if is_optional and sum(done.values()) + next_s > allowed_s:
                     break
                 if next_s > self._left_s():
                     # A smaller one may still fit.
@@ -123,8 +150,9 @@ class _Scoring:
                 done[case.name] = time.monotonic() - started
                 _append_line(self._path, asdict(score) | {"seconds": done[case.name]})
                 bar.update(len(done))
-        if len(done) < len(cases):
+        if len(done) < len(cases) and limit_s is None:
             console.detail(f"{len(done)} of {len(cases)} cases in the time; --evaluate_all: all")
+        return float(sum(done.values()))
 
     def _forecast_s(self, case: RawCase, done: Mapping[str, float]) -> float:
         """Return about how long a case takes: as the slowest so far, by the number of voxels."""
@@ -168,7 +196,13 @@ class _Scoring:
         if self._index_of is not None:
             known = set(self._index_of.values())
             labels = tuple(label for label in labels if label.index in known)
-        return score_case(self._segmenter, case, labels, log, self._index_of)
+        predicted = segment_case(self._segmenter, case, log, self._index_of)
+        if self._path == self._training.folder.evaluation_file:
+            # The report shows some of them.
+            target = self._training.folder.segmentation_file(case.name)
+            target.parent.mkdir(exist_ok=True)
+            write_labels(target, predicted)
+        return score_segmentation(self._segmenter, case, predicted, labels, log)
 
 
 def read_scores(path: Path) -> list[CaseScore]:

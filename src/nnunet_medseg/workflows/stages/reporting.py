@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,14 +12,17 @@ from typing import Any
 from nnunet_medseg import console
 from nnunet_medseg.bundle.manifest import (
     ComparedFacts,
+    CurveFacts,
     EvaluationFacts,
     LabelFacts,
     PretrainedFacts,
+    TrainedOnFacts,
 )
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.errors import TrainingError
 from nnunet_medseg.evaluation.overlap import mean_dice
 from nnunet_medseg.evaluation.scores import CaseScore
+from nnunet_medseg.evaluation.statistics import Interval, bootstrap_mean_of_labels
 from nnunet_medseg.evaluation.summaries import LabelSummary, summarise
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.nnunet.history import read_history, write_histories
@@ -32,7 +37,7 @@ from nnunet_medseg.report.summary import write_case_key, write_metrics, write_sp
 from nnunet_medseg.run_folder import HISTORIES_NAME
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
-from nnunet_medseg.workflows.stages.common import handed_over, trainings_of
+from nnunet_medseg.workflows.stages.common import handed_over, split_of, trainings_of
 from nnunet_medseg.workflows.stages.evaluation import read_scores
 
 __all__ = ["report"]
@@ -40,6 +45,7 @@ __all__ = ["report"]
 FLATTERED = (
     "The best was chosen on the same cases that measure it, so that its Dice is somewhat flattered."
 )
+MAX_CURVE_POINTS = 200  # more than a picture of the width of a page can show
 GIVEN, TUNED, SCRATCH = "the given model", "fine-tuned", "from scratch"
 
 
@@ -72,7 +78,11 @@ def report(run: Run) -> None:
         sources = {case.name: case.source for case in checked.cases}
         write_case_key(run.folder.report / "case_key.csv", sources)
     facts = _evaluation_facts(labels, scores, len(set(checked.evaluated)), run.options.seed)
-    content: dict[str, Any] = {"evaluation": facts.model_dump(mode="json")}
+    content: dict[str, Any] = {
+        "evaluation": facts.model_dump(mode="json"),
+        "curves": [_curve(training).model_dump(mode="json") for training in handed_over(run)],
+        "trained_on": _trained_on(run).model_dump(mode="json"),
+    }
     if comparison is not None:
         content["compared"] = [item.model_dump(mode="json") for item in _compared(comparison)]
         content["verdict"] = _verdict(run, comparison)
@@ -85,15 +95,61 @@ def _evaluation_facts(
     names: Sequence[str], scores: Sequence[CaseScore], of_cases: int, seed: int
 ) -> EvaluationFacts:
     by_label = {name: mean_dice([score.dice[name] for score in scores]) for name in names}
-    mean = mean_dice(list(by_label.values()))
+    mean = _mean_of_labels(scores, seed)
     return EvaluationFacts(
-        mean_dice=None if math.isnan(mean) else mean,
+        mean_dice=_or_none(mean.mean),
+        low=_or_none(mean.low),
+        high=_or_none(mean.high),
         dice={name: None if math.isnan(dice) else dice for name, dice in by_label.items()},
         cases=len(scores),
         of_cases=of_cases,
         measures={name: _label_facts(summarise(scores, name, seed=seed)) for name in names}
         if scores
         else {},
+    )
+
+
+def _mean_of_labels(scores: Sequence[CaseScore], seed: int) -> Interval:
+    return bootstrap_mean_of_labels([list(score.dice.values()) for score in scores], seed=seed)
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _curve(training: Training) -> CurveFacts:
+    from nnunet_medseg.nnunet.history import read_history
+
+    epochs = read_history(training.folder.history_file)
+    # The last one is always among them.
+    step = math.ceil(len(epochs) / MAX_CURVE_POINTS)
+    chosen = epochs[::-1][::step][::-1] if step else []
+    return CurveFacts(
+        training=training.title,
+        minutes=[epoch.used_s / 60 for epoch in chosen],
+        loss=[epoch.loss for epoch in chosen],
+        learning_rate=[epoch.learning_rate for epoch in chosen],
+        patch_dice=[epoch.patch_dice for epoch in chosen],
+    )
+
+
+def _trained_on(run: Run) -> TrainedOnFacts:
+    """Return how often cases were seen, and what the model makes of a few of them."""
+    seen: Counter[str] = Counter()
+    scores = []
+    for training in handed_over(run):
+        counts = read_json(training.folder.training_file)["seen"]
+        seen.update(dict(zip(split_of(run, training).train, counts, strict=True)))
+        scores += read_scores(training.folder.trained_on_file)
+    interval = _mean_of_labels(scores, run.options.seed)
+    return TrainedOnFacts(
+        fewest=min(seen.values()),
+        mean=statistics.fmean(seen.values()),
+        most=max(seen.values()),
+        cases=len(scores),
+        mean_dice=_or_none(interval.mean),
+        low=_or_none(interval.low),
+        high=_or_none(interval.high),
     )
 
 

@@ -27,7 +27,7 @@ from nnunet_medseg.workflows.stages.common import (
     split_of,
     training_setup,
     trainings_of,
-    write_reference,
+    write_labels,
 )
 from nnunet_medseg.workflows.stages.forecast import (
     closing_time_s,
@@ -264,7 +264,7 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
         started = time.monotonic()
         labels = segmenter.segment(case.images)
         reference_s = time.monotonic() - started
-    write_reference(training.folder.reference_file, labels)
+    write_labels(training.folder.reference_file, labels)
     content = read_checkpoint(training.folder.checkpoint_file)
     record = {
         "asked_s": training.asked_s,
@@ -275,7 +275,10 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
         "epochs": content["epoch"],
         "stepping_s": content["stepping_s"],
         "waited_s": content["waited_s"],
+        "validation_s": content["validation_s"],
+        "checkpoints_s": content["checkpoints_s"],
         "setbacks": content["setbacks"],
+        "seen": [content["seen"].get(name, 0) for name in trainer.setup.train],
         "final_loss": last.loss,
         "tensors": tensors,
         "reference_s": reference_s,
