@@ -24,7 +24,7 @@ HEAD = """# Datasets: layouts, formats, rules, repairs
 
 What the program recognises, reads, looks for and puts right. The tables are made from the
 code, and a test compares them with it; `python tests/dataset_tables.py` writes them anew. How
-to use it: [bring your data](../datasets.md).
+to use it: [bring your data](../how-to/bring-your-data.md).
 """
 # A new ending has to be told here.
 FORMATS = {

@@ -14,20 +14,27 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from command_help import CALLS, PYTHONS, help_of
+from command_help import PAGE as REFERENCE
+from command_help import page as page_of_commands
 
 import nnunet_medseg
 from nnunet_medseg import console, errors
 from nnunet_medseg.cli.main import COMMANDS, exe_predict, exe_train, main
 from nnunet_medseg.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, UserError
+from nnunet_medseg.nnunet.history import Epoch
+from nnunet_medseg.run_folder import HISTORIES_NAME
 from nnunet_medseg.workflows.options import read_train_options
+from nnunet_medseg.workflows.status import RunStatus, read_status, to_json
 from nnunet_medseg.workflows.variables import MAX_VARIANTS, VARIABLES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+INDEX = ROOT / "docs" / "README.md"
+FILES = ROOT / "docs" / "reference" / "files.md"
 TRAINING = ROOT / "docs" / "training.md"
-VARIATION = ROOT / "docs" / "variation.md"
+VARIATION = ROOT / "docs" / "how-to" / "vary-and-compare.md"
 PRETRAINED = ROOT / "docs" / "pretrained.md"
-REFERENCE = ROOT / "docs" / "reference" / "commands.md"
 PAGES = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "bench").rglob("*.md")]
 )
@@ -42,21 +49,19 @@ CONTRACT = {
     "-e": "--image_extension",
 }
 # Long options of other programs in our examples.
-FOREIGN = {"--c", "--no_pp", "--force-reinstall", "--constraint", "--index-url"}
+FOREIGN = {
+    *("--c", "--no_pp"),  # stock nnU-Net
+    *("--constraint", "--editable", "--find-links", "--force-reinstall", "--index-url"),  # pip
+    "--no-index",
+    *("--cpus-per-task", "--gres", "--mem", "--signal"),  # Slurm
+    "--logdir",  # TensorBoard
+}
 # A command at the start of a line; what it does may stand after three blanks.
 EXAMPLE = re.compile(r"^(?:python3 (exe_\w+)\.py|\.venv/bin/(medseg))\b(.*?)(?: {3,}.*)?$", re.M)
 FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.M | re.S)
 SPAN = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\((?P<target>[^)\s]+)\)")
 MACHINE_PATH = re.compile(r"(?<![\w.<>)-])/(?:home|root|work|Users|tmp|mnt|opt|usr|var)\b")
-
-CALLS: dict[str, Callable[[], int]] = {
-    "exe_train.py": lambda: exe_train(ROOT, ["--help"]),
-    "exe_predict.py": lambda: exe_predict(ROOT, ["--help"]),
-    "medseg": lambda: main(["--help"]),
-}
-for _name in COMMANDS:
-    CALLS[f"medseg {_name}"] = lambda name=_name: main([name, "--help"])  # type: ignore[misc]
 
 
 class Accepted(BaseException):
@@ -81,33 +86,22 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in headings}
 
 
-@pytest.fixture
-def help_of(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[[str], str]:
+@pytest.fixture(name="help_of")
+def _help_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     # Commands bind the consoles to the streams of this test; the next one wants its own.
     monkeypatch.setattr(console, "_consoles", {})
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run(command: str) -> str:
-        with pytest.raises(SystemExit) as stopped:
-            CALLS[command]()
-        assert stopped.value.code == 0
-        return capsys.readouterr().out
-
-    return run
+    return help_of
 
 
 @pytest.mark.skipif(
-    not (3, 10) <= sys.version_info < (3, 13), reason="argparse of other versions writes otherwise"
+    not PYTHONS[0] <= sys.version_info < PYTHONS[1], reason="argparse of others writes otherwise"
 )
-@pytest.mark.parametrize("command", CALLS)
-def test_reference_holds_the_real_help(command: str, help_of: Callable[[str], str]) -> None:
-    sections = re.split(r"^## (.+)$", REFERENCE.read_text(encoding="utf-8"), flags=re.M)
-    documented = dict(zip(sections[1::2], sections[2::2], strict=True))
+def test_reference_holds_the_real_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_consoles", {})
 
-    assert list(documented) == list(CALLS)
-    assert documented[command].strip() == f"```text\n{help_of(command)}```"
+    assert REFERENCE.read_text(encoding="utf-8") == page_of_commands(), (
+        "run python tests/command_help.py"
+    )
 
 
 @pytest.mark.parametrize("page", [README, TRAINING], ids=lambda page: page.name)
@@ -279,6 +273,7 @@ def test_examples_are_understood(
 
     def accept_training(*_: object, **options: object) -> None:
         del options["resume"], options["fresh"], options["ending"]
+        options.pop("tensorboard", None)
         read_train_options(**options)
         raise Accepted
 
@@ -290,8 +285,8 @@ def test_examples_are_understood(
     examples = [match for _, body in fences(page) for match in EXAMPLE.findall(body)]
 
     for script, _, arguments in examples:
-        if "-t TIME" in arguments:
-            # The form of a command, not an example.
+        if "-t TIME" in arguments or "--help" in arguments:
+            # The form of a command, not an example; and what ends the program.
             continue
         with pytest.raises(Accepted):
             run_example(script, arguments, tmp_path)
@@ -352,3 +347,54 @@ def test_make_targets_in_the_documents_exist() -> None:
     start = re.compile(r"^ *make ([a-z]+)", re.M)
     named = {name for page in PAGES for name in start.findall(code_of(page))}
     assert named <= targets
+
+
+def test_the_index_leads_to_every_page() -> None:
+    pages = {page.resolve() for page in (ROOT / "docs").rglob("*.md")} - {INDEX}
+    linked = {
+        (INDEX.parent / match["target"].partition("#")[0]).resolve()
+        for match in LINK.finditer(INDEX.read_text(encoding="utf-8"))
+    }
+
+    assert sorted(page.name for page in pages - linked) == []
+
+
+def test_the_index_fits_a_screen() -> None:
+    assert len(INDEX.read_text(encoding="utf-8").splitlines()) <= 50
+
+
+def test_the_pages_lie_in_their_four_parts() -> None:
+    parts = {page.relative_to(INDEX.parent).parts[0] for page in INDEX.parent.rglob("*.md")}
+
+    # The two pages that were there first keep their places.
+    assert parts == {
+        *("README.md", "get-started.md", "training.md", "pretrained.md"),
+        *("how-to", "concepts", "reference"),
+    }
+
+
+def rows_of(section: str) -> list[str]:
+    """Return the names in the first column of the tables under a heading of the page of files."""
+    text = FILES.read_text(encoding="utf-8").split(f"## {section}\n")[1].split("\n## ")[0]
+    cells = re.findall(r"^\| (`[^|]+) \|", text, re.M)
+    return [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_the_fields_of_an_epoch_are_the_real_ones() -> None:
+    assert rows_of("A line an epoch") == [field.name for field in dataclasses.fields(Epoch)]
+
+
+def test_the_fields_of_a_status_are_the_real_ones(tmp_path: Path) -> None:
+    status = to_json(read_status(tmp_path / "work", tmp_path / "out"))
+    run = [field.name for field in dataclasses.fields(RunStatus)]
+
+    documented = rows_of("`medseg status --json`")
+    assert sorted(documented) == sorted([*status, *run])
+
+
+def test_the_files_beside_a_model_are_the_real_ones() -> None:
+    listed = {name for name in rows_of("What is delivered") if not name.startswith("model/")}
+    source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+
+    assert HISTORIES_NAME in listed
+    assert all(f'"{name}"' in source for name in listed)

@@ -14,7 +14,16 @@ import pytest
 from nnunet_medseg import run_folder
 from nnunet_medseg.errors import ResumeError
 from nnunet_medseg.files import read_json, write_json
-from nnunet_medseg.run_folder import Journal, RunFolder, find_runs, is_writable, lock, sweep
+from nnunet_medseg.run_folder import (
+    Journal,
+    RunFolder,
+    find_runs,
+    is_locked,
+    is_writable,
+    lock,
+    locked_at,
+    sweep,
+)
 
 HOLDER = """
 import sys
@@ -280,3 +289,14 @@ def test_a_removal_that_was_cut_off_is_finished_and_no_run_any_more(tmp_path):
     assert runs == ()
     assert not half_removed.exists()
     assert not (tmp_path / "scratch-abc").exists()
+
+
+def test_a_look_tells_whether_the_folder_is_held_and_leaves_it_free(tmp_path):
+    assert is_locked(tmp_path / "none") is False
+    with lock(tmp_path):
+        assert is_locked(tmp_path)
+        assert locked_at(tmp_path) > 0
+        assert is_locked(tmp_path)
+    assert is_locked(tmp_path) is False
+    with lock(tmp_path):
+        pass

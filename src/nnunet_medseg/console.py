@@ -26,6 +26,8 @@ from rich.text import Text
 __all__ = [
     "Progress",
     "attach",
+    "can_show",
+    "clear",
     "detail",
     "duration",
     "error",
@@ -123,6 +125,23 @@ def error(problem: str, fix: str) -> None:
 def raw(text: str) -> None:
     """Print a text for programs, as it is."""
     _console().print(Text(text))
+
+
+def clear() -> None:
+    """Empty the screen of a terminal, for what is shown again; a log is left as it is."""
+    console = _console()
+    if console.is_terminal:
+        console.clear()
+
+
+def can_show(text: str) -> bool:
+    """Tell whether the output has signs for a text."""
+    encoding = getattr(_console().file, "encoding", None) or "ascii"
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def stage_line(name: str, seconds: float, expected_s: float | None) -> None:

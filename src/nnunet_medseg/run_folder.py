@@ -25,13 +25,16 @@ from nnunet_medseg.files import read_json, write_json
 
 __all__ = [
     "DATASET_NAME",
+    "HISTORIES_NAME",
     "Journal",
     "RunFolder",
     "StageRecord",
     "TrainingFolder",
     "find_runs",
+    "is_locked",
     "is_writable",
     "lock",
+    "locked_at",
     "remove_run",
     "sweep",
 ]
@@ -39,8 +42,11 @@ __all__ = [
 # nnU-Net wants a number and a name; the user's name is not used, since it would travel in plans.
 DATASET_NAME = "Dataset001_medseg"
 
+HISTORIES_NAME = "training.jsonl"  # the epochs of all trainings, beside the model
+
 REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
 SCRATCH = "scratch-"  # temporary folders of a prediction
+LOCK = "lock"
 SOCKETS = "sockets"  # names the temporary folder through which a command talks to its workers
 # The path of a socket has at most 107 bytes (unix(7)), and names below the folder take 32.
 MAX_TEMPORARY_BYTES = 75
@@ -251,7 +257,7 @@ def lock(work_folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     _make_private(work_folder)
-    held = FileLock(work_folder / "lock")
+    held = FileLock(work_folder / LOCK)
     try:
         held.acquire(timeout=LOCK_WAIT_S)
     except Timeout as cause:
@@ -263,6 +269,37 @@ def lock(work_folder: Path) -> Iterator[None]:
             yield
     finally:
         held.release()
+
+
+def is_locked(work_folder: Path) -> bool | None:
+    """Tell whether a living process holds a work folder; nothing is written.
+
+    Returns:
+        None where the system cannot tell, as on disks without file locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    try:
+        with (work_folder / LOCK).open("rb") as file:
+            # Let go of at once; a command that begins just now tries again for seconds.
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    return False
+
+
+def locked_at(work_folder: Path) -> float | None:
+    """Return when the work folder was locked last, in seconds since the epoch; None for never."""
+    try:
+        return (work_folder / SOCKETS).stat().st_mtime
+    except OSError:
+        return None
 
 
 @contextmanager

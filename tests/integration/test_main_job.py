@@ -31,6 +31,7 @@ def test_the_output_folder_holds_a_model_and_a_report(trained):
         "case_key.csv",
         "metrics.csv",
         "split.csv",
+        "training.jsonl",
         "summary.txt",
         "model/dataset.json",
         "model/fold_0/checkpoint_final.pth",

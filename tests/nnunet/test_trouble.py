@@ -6,6 +6,7 @@ and 3 iterations.
 
 from __future__ import annotations
 
+import errno
 import math
 import multiprocessing
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from nnunet_medseg.errors import BudgetError, TrainingError
 from nnunet_medseg.nnunet.history import Epoch, read_history
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer, weaken
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
+from nnunet_medseg.report.tracker import Tracker
 
 ASKED_S = 24
 PATCH = [16, 16, 16]
@@ -114,6 +116,52 @@ def rate_at(epoch: Epoch) -> float:
     recipe = Recipe()
     share = (epoch.used_s - 1) / ASKED_S
     return learning_rate(share, recipe.peak_rate, recipe.warm_up_share, recipe.schedule)
+
+
+# --- the line of an epoch ---------------------------------------------------------------------
+
+
+def test_the_line_of_an_epoch_tells_the_time_asked_and_the_share_spent_waiting(training_folder):
+    trainer = make_trainer(training_folder)
+    load = trainer.get_dataloaders
+
+    def slow_loaders() -> Any:
+        patches, held_out = load()
+
+        def slowly():
+            for batch in patches:
+                # The clock counts iterations: a wait of a tenth for each of a step.
+                waits.append(1)
+                yield batch
+
+        return slowly(), held_out
+
+    waits: list[int] = []
+    trainer.get_dataloaders = slow_loaders
+    trainer.clock = type(trainer.clock)(
+        ASKED_S, now=lambda: trainer.progress.iterations + len(waits) / 10
+    )
+
+    epochs = train(trainer).epochs
+
+    assert {epoch.asked_s for epoch in epochs} == {ASKED_S}
+    assert [epoch.waited_share for epoch in epochs] == pytest.approx([1 / 11] * len(epochs))
+
+
+def test_a_training_whose_tracker_fails_goes_on_to_its_end(training_folder):
+    def broken() -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said: list[str] = []
+    tracker = Tracker(broken, said.append)
+    trainer = make_trainer(training_folder)
+
+    trainer.run_training(on_epoch=tracker.tell)
+
+    assert len(said) == 1
+    assert trainer.clock.used_s >= ASKED_S
+    assert are_finite(weights_of(trainer))
+    assert len(read_history(training_folder / "history.jsonl")) == trainer.current_epoch > 1
 
 
 # --- a loss that explodes ----------------------------------------------------------------------

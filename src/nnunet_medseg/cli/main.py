@@ -16,6 +16,7 @@ from nnunet_medseg.cli import (
     evaluate,
     forget,
     predict,
+    status,
     train,
     vary,
 )
@@ -27,6 +28,7 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "check": check,
+    "status": status,
     "compare": compare,
     "evaluate": evaluate,
     "demo": demo,

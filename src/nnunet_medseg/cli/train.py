@@ -124,6 +124,12 @@ def add_shared(parser: argparse.ArgumentParser, folds: str = FOLDS_HELP) -> None
         help="keep the dataset, prepared, under its name: with an empty input folder -d NAME "
         "trains on it again",
     )
+    add(
+        "--tensorboard",
+        default=None,
+        metavar="FOLDER",
+        help="write the figures of each epoch there for TensorBoard, which has to be installed",
+    )
     group = parser.add_argument_group(
         "parameters of nnU-Net", "chosen for the dataset and the minutes unless they are given"
     )

@@ -118,6 +118,7 @@ class _Progress:
     is_measured: bool = False
     waited_s: float = 0.0
     stepping_s: float = 0.0
+    waited_share: float = 0.0
     setbacks: int = 0
     patch_dice: float | None = None
     seen: Counter[str] = field(default_factory=Counter)
@@ -333,6 +334,7 @@ class BudgetedTrainer(nnUNetTrainer):
     ) -> list[float]:
         self.network.train()
         losses, times = [], []
+        waited_before_s = self.progress.waited_s
         for _ in range(count):
             started_s = self.clock.used_s
             batch = next(self.dataloader_train)
@@ -348,6 +350,8 @@ class BudgetedTrainer(nnUNetTrainer):
             if self.is_cut_off or is_late or not math.isfinite(losses[-1]):
                 break
         self.progress.stepping_s += sum(times)
+        waited_s = self.progress.waited_s - waited_before_s
+        self.progress.waited_share = waited_s / sum(times) if waited_s else 0.0
         is_probe, self.progress.is_measured = not self.progress.is_measured, True
         self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
         if is_probe and not self.is_cut_off:
@@ -389,6 +393,8 @@ class BudgetedTrainer(nnUNetTrainer):
             loss=loss,
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             patch_dice=self.progress.patch_dice,
+            asked_s=self.clock.asked_s,
+            waited_share=self.progress.waited_share,
         )
         append_epoch(self.setup.history, epoch)
         return epoch

@@ -169,7 +169,7 @@ def _measure_lines(manifest: Manifest) -> list[str]:
             f"volume off by {_figure(facts.volume_error_ml, 2)} ml",
             f"    in {facts.cases} cases; missed in {facts.missed}, invented in {facts.invented}",
         ]
-    return [*lines, "  HD95 is a median; what each figure means: docs/evaluation.md", ""]
+    return [*lines, "  HD95 is a median; what each figure means: docs/reference/evaluation.md", ""]
 
 
 def _figure(value: float | None, digits: int = 3) -> str:

@@ -59,11 +59,13 @@ class Folders:
         input: What the user copied in.
         output: What is handed over.
         work: Work in progress; private.
+        events: Takes events for TensorBoard; None for none.
     """
 
     input: Path
     output: Path
     work: Path
+    events: Path | None = None
 
 
 @dataclass(frozen=True)

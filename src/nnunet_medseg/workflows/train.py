@@ -119,6 +119,7 @@ def train(
         ending: When all has to be over, and the grace after SIGTERM; None for no deadline.
         options: Fields of `TrainOptions`; `minutes` is the training duration. On a kept dataset,
             `label`, `image_type`, `extension` and `layout` are as they were unless they are given.
+            Beside them `tensorboard`: a folder that takes events for TensorBoard.
 
     Returns:
         Where the model is, and its figures.
@@ -127,10 +128,13 @@ def train(
         UserError: When something is wrong that the user can put right; nothing was deleted.
     """
     ending = Ending() if ending is None else ending
+    # Where figures are shown besides is no option of the run: it may change when a run goes on.
+    events = options.pop("tensorboard", None)
     folders = Folders(
         Path(input_folder).absolute(),
         Path(output_folder).absolute(),
         Path(work_folder).absolute(),
+        None if events is None else Path(events).absolute(),
     )
     if options.get("pretrained") is not None:
         # The same model from another current folder is the same command.

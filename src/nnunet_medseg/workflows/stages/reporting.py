@@ -25,6 +25,7 @@ from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.evaluation.statistics import Interval, bootstrap_mean_of_labels
 from nnunet_medseg.evaluation.summaries import LabelSummary, summarise
 from nnunet_medseg.files import read_json, write_json
+from nnunet_medseg.nnunet.history import read_history, write_histories
 from nnunet_medseg.report.comparison import (
     Comparison,
     Entry,
@@ -33,6 +34,7 @@ from nnunet_medseg.report.comparison import (
     write_comparison,
 )
 from nnunet_medseg.report.summary import write_case_key, write_metrics, write_split
+from nnunet_medseg.run_folder import HISTORIES_NAME
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import handed_over, split_of, trainings_of
@@ -68,6 +70,10 @@ def report(run: Run) -> None:
     labels = [label.name for label in checked.labels]
     write_metrics(run.folder.report / "metrics.csv", labels, scores)
     write_split(run.folder.report / "split.csv", checked.folds)
+    write_histories(
+        run.folder.report / HISTORIES_NAME,
+        {each.name: read_history(each.folder.history_file) for each in trainings_of(run)},
+    )
     if run.options.key:
         sources = {case.name: case.source for case in checked.cases}
         write_case_key(run.folder.report / "case_key.csv", sources)

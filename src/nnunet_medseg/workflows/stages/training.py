@@ -14,6 +14,7 @@ from nnunet_medseg.dataset.raw_layout import describe_json
 from nnunet_medseg.errors import BudgetError, TrainingError
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.hardware import held_memory_bytes
+from nnunet_medseg.report.tracker import Tracker, start_tracker
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
@@ -76,7 +77,7 @@ def _finished_before(run: Run, training: Training) -> list[Training]:
 def _train_to_the_end(run: Run, training: Training) -> None:
     trainer = _make_trainer(run, training)
     _announce(run, training, trainer.clock.asked_s)
-    memory_bytes = _train_with_bar(run, trainer)
+    memory_bytes = _train_with_bar(run, training, trainer)
     _say_speed(trainer)
     if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
         _leave_out(training, "cut off when the run was ended early", run.ending.cause)
@@ -197,7 +198,15 @@ def _announce_others(run: Run, training: Training, end: datetime) -> None:
     )
 
 
-def _train_with_bar(run: Run, trainer: Any) -> int:
+def _tracker(run: Run, training: Training) -> Tracker | None:
+    """Return what tells TensorBoard, when that was asked for."""
+    names = [run.options.dataset_name]
+    if len(trainings_of(run)) > 1:
+        names.append(training.name)
+    return start_tracker(run.folders.events, names, training.folder.history_file, console.warn)
+
+
+def _train_with_bar(run: Run, training: Training, trainer: Any) -> int:
     """Train; return the most memory that was held at the end of an epoch, in bytes."""
     from nnunet_medseg.nnunet.environment import chatter
     from nnunet_medseg.nnunet.history import Epoch
@@ -207,8 +216,11 @@ def _train_with_bar(run: Run, trainer: Any) -> int:
     # A GPU forgets by that what an earlier training held.
     held_memory_bytes(run.device)
     held_bytes = [0]
+    tracker = _tracker(run, training)
 
     def on_epoch(epoch: Epoch) -> None:
+        if tracker is not None:
+            tracker.tell(epoch)
         held_bytes.append(held_memory_bytes(run.device))
         dice = "" if epoch.patch_dice is None else f", Dice of patches {epoch.patch_dice:.3f}"
         end = datetime.now().astimezone() + timedelta(seconds=max(0.0, asked_s - epoch.used_s))
@@ -228,6 +240,8 @@ def _train_with_bar(run: Run, trainer: Any) -> int:
             run.ending.is_asked,
             console.warn,
         )
+    if tracker is not None:
+        tracker.close()
     run.ending.stop_if_hung_up()
     return max(held_bytes)
 
