@@ -283,6 +283,9 @@ def test_examples_are_understood(
     for name in COMMANDS.keys() - {"train", "vary", "predict"}:
         monkeypatch.setattr(COMMANDS[name], "run", accept)
     examples = [match for _, body in fences(page) for match in EXAMPLE.findall(body)]
+    for kind, body in fences(page):
+        if kind == "toml":
+            (tmp_path / "card.toml").write_text(body, encoding="utf-8")
 
     for script, _, arguments in examples:
         if "-t TIME" in arguments or "--help" in arguments:

@@ -173,9 +173,11 @@ def run_beside(root: Path, arguments: Sequence[str]) -> int:
     add_shared(parser)
     _add_pretrained(parser)
     options = parser.parse_args(list(arguments))
-    if options.pretrained is not None and not Path(options.pretrained).exists():
-        # As the folder beside the command, from any current folder.
-        options.pretrained = str(root / options.pretrained)
+    for name in ("pretrained", "card"):
+        given = getattr(options, name)
+        if given is not None and not Path(given).exists():
+            # As what lies beside the command, from any current folder.
+            setattr(options, name, str(root / given))
     source, work = root / INPUT, Path(options.work_dir or root / ".medseg")
     source.mkdir(exist_ok=True)
     return train_and_tell(options, (source, root / OUTPUT, work), delete=True)
