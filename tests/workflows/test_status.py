@@ -24,8 +24,8 @@ from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.files import write_json
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, write_histories
 from nnunet_medseg.run_folder import HISTORIES_NAME, Journal, RunFolder, StageRecord, lock
-from nnunet_medseg.workflows.options import TrainOptions, read_train_options
-from nnunet_medseg.workflows.status import options_as_typed, read_status, to_json
+from nnunet_medseg.workflows.options import read_train_options
+from nnunet_medseg.workflows.status import read_status, to_json
 
 BEFORE_TRAINING = ("check", "convert", "plan", "preprocess")
 
@@ -248,15 +248,13 @@ def test_looking_writes_nothing(work, out):
     assert not out.exists()
 
 
-def test_options_come_as_they_are_typed():
-    asked = read_train_options(
-        dataset_name="A b", label="LIVER=1", minutes=2.5, fold="cv", keep_dataset=True, key=False
-    )
+def test_the_command_that_began_is_told(work, out):
+    make_run(work, "A b", vary="seed=1,2", keep_dataset=True)
 
-    assert options_as_typed(asked) == "-d 'A b' -l LIVER=1 -t 2.5 -f cv --no_key --keep_dataset"
-    assert options_as_typed(TrainOptions(vary="seed=1,2 mirroring=on,off")) == (
-        "-d No_Name --vary seed=1,2 --vary mirroring=on,off"
-    )
+    (run,) = read_status(work, out).runs
+
+    assert run.command.startswith("medseg vary --vary seed=1,2 -d 'A b'")
+    assert "--keep_dataset" in run.command
 
 
 def test_the_answer_for_programs_is_plain(work, out):

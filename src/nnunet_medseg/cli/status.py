@@ -115,8 +115,8 @@ def _show_run(run_status: RunStatus) -> None:
     console.heading(f"{run_status.name}: {_headline(run_status)}")
     ago = f"last sign {duration(run_status.last_sign_s)} ago"
     console.detail(f"{STATES[run_status.state]}; {ago}")
-    if run_status.options:
-        console.detail(f"began with: {run_status.options}")
+    if run_status.command:
+        console.detail(f"began with: {run_status.command}")
     if run_status.finished:
         done = ", ".join(f"{name} {duration(s)}" for name, s in run_status.finished.items())
         console.detail(f"finished: {done}")

@@ -35,7 +35,7 @@ from nnunet_medseg.run_folder import (
     is_locked,
     locked_at,
 )
-from nnunet_medseg.workflows.options import Folders, TrainOptions
+from nnunet_medseg.workflows.options import Folders, TrainOptions, command_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import evaluates_all, split_of, trainings_of
 from nnunet_medseg.workflows.stages.forecast import workload
@@ -51,16 +51,6 @@ WAITING, FINISHED, FAILED = "waiting", "finished", "failed"
 TROUBLE = (OSError, ValueError, TypeError, KeyError, LookupError, UserError)
 # Nothing is computed here; asking the real device would load torch.
 NO_DEVICE = Device("cpu", 0, "", has_fast_bf16=False)
-OPTION_NAMES = {"minutes": "time", "extension": "image_extension"}
-# The letters of the contract, which people type.
-LETTERS = {
-    "dataset_name": "-d",
-    "label": "-l",
-    "image_type": "-i",
-    "minutes": "-t",
-    "fold": "-f",
-    "extension": "-e",
-}
 
 
 @dataclass(frozen=True)
@@ -97,7 +87,7 @@ class RunStatus:
         name: Of the dataset, as `-d` said it.
         state: "running", "interrupted", "unknown" (whether a process is alive), or "unreadable".
         last_sign_s: Seconds since it wrote something.
-        options: What it was asked for, as on the command line; empty when it cannot be read.
+        command: That asks for the same; empty when it cannot be read.
         finished: Seconds of each finished stage.
         stage: The one it is at, as in "train fold 2"; empty when it cannot be told.
         stage_s: Seconds since that stage began; None when nobody knows.
@@ -114,7 +104,7 @@ class RunStatus:
     name: str
     state: str
     last_sign_s: float
-    options: str = ""
+    command: str = ""
     finished: dict[str, float] = field(default_factory=dict)
     stage: str = ""
     stage_s: float | None = None
@@ -238,7 +228,7 @@ def _describe(folder: RunFolder, state: str, folders: Folders, now: float) -> Ru
     run = Run(folder, Path(journal.dataset_folder), folders, options, NO_DEVICE, folder.root)
     known = replace(
         bare,
-        options=options_as_typed(options),
+        command=command_of(options),
         finished={stage.name: stage.seconds for stage in journal.stages},
     )
     known = replace(known, stage=_next_stage(run, known.finished))
@@ -261,25 +251,6 @@ def _stage_names(run: Run) -> Iterator[str]:
     except TROUBLE:
         # Which trainings there are is known when the dataset has been checked.
         return
-
-
-def options_as_typed(options: TrainOptions) -> str:
-    """Return the options of a command line that are not as they are by themselves."""
-    import shlex
-
-    usual = TrainOptions().to_json() | {"key": True, "delete_input": options.delete_input}
-    words = []
-    for name, value in options.to_json().items():
-        if value == usual[name] and name != "dataset_name":
-            continue
-        if name == "vary":
-            words += [word for wish in value.split() for word in ("--vary", wish)]
-        elif isinstance(value, bool):
-            words.append("--no_key" if name == "key" else f"--{name}")
-        else:
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
-            words += [LETTERS.get(name, f"--{OPTION_NAMES.get(name, name)}"), shown]
-    return shlex.join(words)
 
 
 def _with_trainings(run: Run, known: RunStatus, now: float) -> RunStatus:
