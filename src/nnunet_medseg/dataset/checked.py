@@ -241,6 +241,8 @@ def save_checked(path: Path, checked: Checked) -> None:
         case["images"] = [str(image) for image in case["images"]]
         case["label"] = str(case["label"])
         case["masks"] = [(value, str(path)) for value, path in case["masks"]]
+        case["series"] = [[str(path) for path in files] for files in case["series"]]
+        case["structures"] = [(value, str(path), n) for value, path, n in case["structures"]]
     write_json(path, content, mode=0o600)
 
 
@@ -265,5 +267,7 @@ def _case(item: dict[str, Any]) -> Case:
         "label": Path(item["label"]),
         "masks": tuple((value, Path(path)) for value, path in item["masks"]),
         "frames": tuple(item["frames"]),
+        "series": tuple(tuple(map(Path, files)) for files in item["series"]),
+        "structures": tuple((value, Path(path), n) for value, path, n in item["structures"]),
     }
     return Case(**(item | paths))

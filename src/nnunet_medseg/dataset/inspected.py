@@ -19,7 +19,7 @@ from nnunet_medseg.volume import files_of
 
 __all__ = ["InspectionRecord"]
 
-FORMAT = 2
+FORMAT = 3
 
 
 class InspectionRecord:
@@ -68,9 +68,7 @@ class InspectionRecord:
     def _key(self, case: Case) -> str:
         files = [part for path in case.files for part in files_of(path)]
         hashes = [self._hashes.get(path, "") for path in files]
-        # Masks mean something else under another value, and frames in another order.
-        kinds = [str(value) for value, _ in case.masks] + [str(frame) for frame in case.frames]
-        return "-".join([*hashes, *kinds]) if all(hashes) else ""
+        return "-".join([*hashes, str(case.meanings)]) if all(hashes) else ""
 
 
 def _recall(record: Any, case: Case) -> Inspection | None:

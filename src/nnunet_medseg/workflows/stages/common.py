@@ -146,8 +146,7 @@ def content_key(run: Run) -> str:
         [
             [
                 case.name,
-                case.frames,
-                [value for value, _ in case.masks],
+                case.meanings,
                 [hash_of(path) for path in case.files],
             ]
             for case in checked.cases
