@@ -203,3 +203,28 @@ def test_frames_that_nobody_names_are_a_finding_with_the_fix(tmp_path):
 
     assert rules_of(outcome) == [("error", "p1", "4D")]
     assert "name all 3 with -i" in outcome.findings[0].fix
+
+
+@pytest.mark.parametrize("image_type", ["NONE", "MRI", "T1,T2"])
+def test_patients_with_other_numbers_of_frames_are_named_and_break_nothing(tmp_path, image_type):
+    write_patients(tmp_path, cases=1)
+    write_frames(tmp_path, (1, 2))
+    for seed in (2, 3):
+        write_patient(tmp_path / f"p{seed}", seed=seed)
+
+    outcome = check(tmp_path, image_type=image_type)
+
+    assert outcome.checked is None
+    assert ("error", "p1", "channels") in rules_of(outcome)
+
+
+def test_a_4d_file_beside_other_images_is_refused(tmp_path):
+    write_patients(tmp_path, cases=1, channels=("b",))
+    write_volume(tmp_path / "p1" / "img_a.nii.gz", make_image(5))
+    frames = [to_sitk(make_image(seed)) for seed in (6, 7)]
+    sitk.WriteImage(sitk.JoinSeries(frames), str(tmp_path / "p1" / "img_b.nii.gz"))
+
+    outcome = check(tmp_path, image_type="A,B,C")
+
+    assert rules_of(outcome) == [("error", "p1", "4D")]
+    assert "2 images have 3 frames together" in outcome.findings[0].message

@@ -76,12 +76,15 @@ def _follow(
 ) -> ChannelPlan:
     known = [name.lower() for name in listed]
     asked = [name.lower() for name in wishes]
-    if len(wishes) > 1 and sorted(known) == sorted(asked):
+    # Of channels of one name, as two of MRI, the names do not tell which is which.
+    are_distinct = len(set(known)) == len(known)
+    if len(wishes) > 1 and are_distinct and sorted(known) == sorted(asked):
         order = tuple(known.index(name) for name in asked)
         return ChannelPlan(_plain_ct(wishes), order, "from -i, matched with the file names")
     if len(wishes) == len(listed):
         return ChannelPlan(_plain_ct(wishes), as_listed, "from -i")
-    if len(wishes) == 1:
+    # The name of one of the images is not the kind of all of them.
+    if len(wishes) == 1 and (asked[0] not in known or len(set(known)) == 1):
         (kind,) = wishes
         names = tuple(kind if kind.upper() == "CT" or not name else name for name in listed)
         return ChannelPlan(_plain_ct(names), as_listed, "from -i, the same for all images")
