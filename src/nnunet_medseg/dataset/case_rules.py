@@ -14,7 +14,8 @@ import numpy as np
 
 from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.contents import Contents
-from nnunet_medseg.dataset.repairs import WHOLE_TOLERANCE, distance_to_whole
+from nnunet_medseg.dataset.facts import guess_image_type
+from nnunet_medseg.dataset.repairs import LARGEST_WHOLE, WHOLE_TOLERANCE, distance_to_whole
 from nnunet_medseg.volume import GRID_TOLERANCE, grid_shift
 
 __all__ = ["CASE_RULES"]
@@ -24,6 +25,7 @@ BESIDE = 100  # times as large is the structure that specks lie beside
 SMALL_ARRAY = 4096  # voxels
 MOST = 0.5  # of an image
 EMPTY_SHARE = 0.99  # of what is labelled
+AIR_HU = -900.0  # air is -1000 by definition of the scale; lung is about -850, with vessels
 EMPTY_RANGE = 0.01  # of the range of values, above the smallest: what surrounds the patient
 
 
@@ -73,7 +75,7 @@ def varying_images(case: Case, contents: Contents) -> Iterator[Finding]:
 
 
 def label_values(case: Case, contents: Contents) -> Iterator[Finding]:
-    """Label maps hold whole numbers that are not negative."""
+    """Label maps hold whole numbers that are neither negative nor huge."""
     if contents.label is None:
         return
     array = contents.label.array
@@ -85,6 +87,9 @@ def label_values(case: Case, contents: Contents) -> Iterator[Finding]:
     elif array.min() < 0:
         message = f"{contents.label.name} holds the negative value {array.min():g}"
         yield Finding("error", case.source, "label values", message, "Use values from 0 upwards.")
+    elif array.max() > LARGEST_WHOLE:
+        message = f"{contents.label.name} holds the value {array.max():g}, too large for a label"
+        yield Finding("error", case.source, "label values", message, "Use small whole numbers.")
 
 
 def specks(case: Case, contents: Contents) -> Iterator[Finding]:
@@ -165,7 +170,11 @@ def on_the_patient(case: Case, contents: Contents) -> Iterator[Finding]:
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(high - low) or high == low:
         return
-    share = float((values <= low + EMPTY_RANGE * (high - low)).mean())
+    empty = low + EMPTY_RANGE * (high - low)
+    if guess_image_type([(low, high)]) == "CT":
+        # However noisy, and whatever far lower value fills what the scanner does not see.
+        empty = max(empty, AIR_HU)
+    share = float((values <= empty).mean())
     if share > EMPTY_SHARE:
         message = f"{share:.0%} of what {contents.label.name} marks is empty space in the image"
         fix = "Look whether it is the label map of another patient, or mirrored or shifted."
