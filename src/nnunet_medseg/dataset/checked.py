@@ -123,6 +123,7 @@ def check_dataset(
     except UserError as error:
         findings.append(Finding("error", "", "options", error.problem, error.fix))
         return CheckOutcome(None, _worst_first(findings), error=None if has_errors else error)
+    findings += _remapped(checked.labels)
     findings += _unasked_labels(dataset.cases, facts, checked.labels)
     sources = {case.name: case.source for case in dataset.cases}
     findings += judge_channels(sources, checked.facts, checked.channels)
@@ -151,6 +152,17 @@ def _wrong_frames(
                 "are points in time, save the one to train on as a 3D file."
             )
             yield Finding("error", case.source, "4D", message, fix)
+
+
+def _remapped(labels: LabelMap) -> Iterator[Finding]:
+    """The values of labels that are not 1 … n become so for training."""
+    others = [label for label in labels if label.value != label.index]
+    if others:
+        shown = ", ".join(f"{label.value} to {label.index}" for label in others[:MAX_SHOWN_VALUES])
+        more = " …" if len(others) > MAX_SHOWN_VALUES else ""
+        message = f"values of labels are changed for training: {shown}{more}"
+        fix = "Segmentations come with your own values; your own files stay as they are."
+        yield Finding("repair", "", "label values", message, fix)
 
 
 def _unasked_labels(

@@ -67,7 +67,8 @@ def image_almost_once(seen: Facts) -> Iterator[Finding]:
     """No two cases have almost the same image, as the same scan stored in two ways."""
     by_shape: dict[tuple[int, ...], list[tuple[Case, CaseFacts]]] = {}
     for case, fact in seen:
-        by_shape.setdefault(fact.shape, []).append((case, fact))
+        # Signatures are of images that are turned the same way; shapes are as stored.
+        by_shape.setdefault(tuple(sorted(fact.shape)), []).append((case, fact))
     for group in by_shape.values():
         signatures = np.array([fact.signature for _, fact in group])
         likeness = signatures @ signatures.T

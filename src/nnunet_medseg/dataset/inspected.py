@@ -1,11 +1,13 @@
 """What was found in files that were read before, so that a kept dataset is not read again.
 
-Promises: a case counts as known only when every one of its files has the same hash as then.
+Promises: a case counts as known only when every one of its files has the same hash and the same
+name as then, and was looked at by the same rules.
 Does not promise: to know cases with errors; these are read every time.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +21,9 @@ from nnunet_medseg.volume import files_of
 
 __all__ = ["InspectionRecord"]
 
-FORMAT = 2
+# Goes up with every change of the rules, the repairs or the facts: what is known was found by those
+# of the time.
+FORMAT = 3
 
 
 class InspectionRecord:
@@ -70,7 +74,9 @@ class InspectionRecord:
         hashes = [self._hashes.get(path, "") for path in files]
         # Masks mean something else under another value, and frames in another order.
         kinds = [str(value) for value, _ in case.masks] + [str(frame) for frame in case.frames]
-        return "-".join([*hashes, *kinds]) if all(hashes) else ""
+        # Findings tell of files by their names, and endings say how they are read.
+        names = [path.name for path in case.files]
+        return json.dumps([hashes, kinds, names]) if all(hashes) else ""
 
 
 def _recall(record: Any, case: Case) -> Inspection | None:
