@@ -251,3 +251,24 @@ def test_what_is_delivered_of_the_findings_names_no_patient_and_no_file(tmp_path
         "case_0004: its image is almost that of case_0002",
         "case_0001: its file: whole numbers stored as float32 became uint8",
     ]
+
+
+def test_the_name_of_a_patient_who_is_alone_gets_into_no_channel(tmp_path):
+    patient = write_patient(tmp_path / "p1")
+    (patient / "img.nii.gz").rename(patient / "Schmidt_T1.nii.gz")
+    write_volume(patient / "FLAIR Schmidt.nii.gz", make_image(5))
+    write_patient(tmp_path.parent / "other" / "p1", channels=("T1", "FLAIR"))
+
+    assert check(tmp_path).checked.channels == ("MRI", "MRI")
+    assert check(tmp_path, image_type="MRI").checked.channels == ("MRI", "MRI")
+    assert check(tmp_path, image_type="A,B").checked.channels == ("A", "B")
+    assert check(tmp_path.parent / "other").checked.channels == ("FLAIR", "T1")
+
+
+def test_values_that_no_scanner_has_are_refused(tmp_path):
+    write_patients(tmp_path, cases=2)
+    image = make_image(dtype=np.float64)
+    image.array[3, 3, 3] = 1e300
+    write_volume(tmp_path / "p1" / "img.nii.gz", image)
+
+    assert ("error", "p1", "NaN or Inf") in rules_of(check(tmp_path))

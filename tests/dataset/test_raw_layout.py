@@ -71,6 +71,10 @@ def test_a_missing_or_linked_description_says_nothing(tmp_path):
         {"ignore": 3, "a": 1},
         {"nothing": 0, "background": 1},
         {"a": 1, "b": 1},
+        {"": 1},
+        {"a\n": 1},
+        {"IGNORE": 2},
+        {"background": 0, "1": 2, "Background": 1},
     ],
 )
 def test_regions_and_reserved_names_are_findings(tmp_path, labels):

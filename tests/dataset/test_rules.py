@@ -210,3 +210,10 @@ def test_a_label_map_on_air_is_said_whatever_lies_outside_of_the_scan(tmp_path, 
 
     assert on == []
     assert off == [("warning", "label off the patient")]
+
+
+def test_what_is_dim_beside_a_bright_spot_is_no_empty_space(tmp_path):
+    image = make_image(dtype=np.float32)
+    image.array[14, 14, 14:] = 1e6
+
+    assert rules_of(write_case(tmp_path, image=image)) == []

@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from nnunet_medseg.dataset.facts import CaseFacts, guess_image_type
 from nnunet_medseg.errors import UsageError
 
-__all__ = ["ChannelPlan", "choose_channels", "parse_image_types"]
+__all__ = ["ChannelPlan", "choose_channels", "hide_names", "parse_image_types"]
+
+# What the name of an image says of how it was taken, and not of whom.
+KNOWN_WORD = re.compile(
+    r"img|image|ct|cbct|cta|mri?|mra|pet|fdg|suv|spect|us|t1\w{0,3}|t2\w{0,3}|pdw?|flair|dwi|adc|swi"
+    r"|dce|b\d{1,4}|\d{1,2}|pre|post|native|arterial|venous|portal|delayed|late|early|phase|fat|water|sat",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,23 @@ def parse_image_types(text: str) -> tuple[str, ...]:
         problem = f"-i {text} is not a list of image types."
         raise UsageError(problem, fix="Write for example -i CT, or -i T1,FLAIR for two images.")
     return names
+
+
+def hide_names(listed: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of channels without those that may name a patient.
+
+    Of several patients, what tells the images apart is the same in all. Of one alone, the name of
+    a file may be the patient's, and it would go into the model.
+
+    Examples:
+        >>> hide_names(["T1w", "fat_sat", "Miller FLAIR"])
+        ('T1w', 'fat_sat', '')
+    """
+
+    def is_known(name: str) -> bool:
+        return all(KNOWN_WORD.fullmatch(word) for word in re.split(r"[\W_]+", name) if word)
+
+    return tuple(name if is_known(name) else "" for name in listed)
 
 
 def choose_channels(

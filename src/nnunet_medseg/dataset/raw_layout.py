@@ -71,6 +71,8 @@ def read_description(folder: Path) -> Description:
         content = read_json(path)
         channels = content.get("channel_names", content.get("modality", {}))
         names = tuple(str(channels[key]) for key in sorted(channels, key=int))
+        # What is no name is as good as none.
+        names = tuple(name if _is_name(name) else "" for name in names)
         labels, findings = _read_labels(content.get("labels", {}))
         training = _read_training(content.get("training", []))
     except (
@@ -102,15 +104,17 @@ def _damaged() -> Finding:
 def _read_labels(labels: dict[str, Any]) -> tuple[dict[int, str], tuple[Finding, ...]]:
     found: dict[int, set[str]] = {}
     findings = []
+    # Version 1 and the Decathlon write value -> name, version 2 writes name -> value.
+    by_value = all(re.fullmatch(r"-?\d+", key) for key in labels)
     for key, value in labels.items():
-        # Version 1 and the Decathlon write value -> name, version 2 writes name -> value.
-        name, number = (value, key) if re.fullmatch(r"-?\d+", key) else (key, value)
-        if isinstance(number, list) or name == "ignore":
+        name, number = (value, key) if by_value else (key, value)
+        if isinstance(number, list) or str(name).lower() == "ignore":
             findings.append(_unusable(str(name)))
         elif _whole(number) != 0:
             found.setdefault(_whole(number), set()).add(str(name))
     names = {value: min(called) for value, called in found.items()}
-    findings += [_reserved(value) for value, name in names.items() if name == "background"]
+    findings += [_reserved(value) for value, name in names.items() if name.lower() == "background"]
+    findings += [_nameless(value) for value, name in names.items() if not _is_name(name)]
     findings += [_named_twice(value, called) for value, called in found.items() if len(called) > 1]
     return names, tuple(findings)
 
@@ -122,6 +126,17 @@ def _whole(number: Any) -> int:
         problem = f"{number} is no label value"
         raise ValueError(problem)
     return whole
+
+
+def _is_name(text: str) -> bool:
+    """Tell whether a text can be the name of a label or a channel."""
+    return bool(text.strip()) and text.isprintable()
+
+
+def _nameless(value: int) -> Finding:
+    message = f"dataset.json gives the label value {value} a name that is empty or not printable"
+    fix = "Give the value a name in dataset.json."
+    return Finding("error", "", "label kind", message, fix)
 
 
 def _named_twice(value: int, names: set[str]) -> Finding:
