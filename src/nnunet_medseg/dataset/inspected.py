@@ -19,11 +19,11 @@ from nnunet_medseg.dataset.facts import facts_from_json
 from nnunet_medseg.files import read_cache, write_json
 from nnunet_medseg.volume import files_of
 
-__all__ = ["InspectionRecord"]
+__all__ = ["RULES_FORMAT", "InspectionRecord"]
 
 # Goes up with every change of the rules, the repairs or the facts: what is known was found by those
-# of the time.
-FORMAT = 3
+# of the time, and so was what has been converted.
+RULES_FORMAT = 3
 
 
 class InspectionRecord:
@@ -39,7 +39,7 @@ class InspectionRecord:
         self._hashes = hashes
         self._known: dict[str, dict[str, Any]] = {}
         content = read_cache(path)
-        if content.get("format") == FORMAT and isinstance(content.get("cases"), dict):
+        if content.get("format") == RULES_FORMAT and isinstance(content.get("cases"), dict):
             self._known = content["cases"]
 
     def inspect(
@@ -66,7 +66,7 @@ class InspectionRecord:
             found.append(inspection)
             if key and inspection.facts is not None:
                 self._known[key] = asdict(inspection)
-        write_json(self._path, {"format": FORMAT, "cases": self._known}, mode=0o600)
+        write_json(self._path, {"format": RULES_FORMAT, "cases": self._known}, mode=0o600)
         return found
 
     def _key(self, case: Case) -> str:
