@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["Case", "Dataset", "Finding"]
+__all__ = ["Case", "Dataset", "Finding", "number_cases", "tell_without_names"]
 
 
 @dataclass(frozen=True)
@@ -117,3 +118,28 @@ def number_cases(cases: list[Case]) -> tuple[Case, ...]:
     return tuple(
         replace(case, name=f"case_{number:04d}") for number, case in enumerate(ordered, start=1)
     )
+
+
+def tell_without_names(finding: Finding, cases: Sequence[Case]) -> str:
+    """Return what was found, with our names of cases in place of the user's names and files.
+
+    Args:
+        finding: Of a check of these cases.
+        cases: All cases, numbered.
+    """
+    by_source = {case.source: case for case in cases}
+    text = finding.message
+    case = by_source.get(finding.case)
+    if case is not None:
+        roles: dict[str, str] = {}
+        for place, path in enumerate(dict.fromkeys(case.images), start=1):
+            roles[path.name] = f"image {place}"
+        roles[case.label.name] = "its file" if case.label.name in roles else "label map"
+        # Longest first, since one name may be part of another.
+        for name in sorted(roles, key=len, reverse=True):
+            text = text.replace(name, roles[name])
+    # The other one of two cases stands at the end.
+    start, of, last = text.rpartition(" of ")
+    if last in by_source:
+        text = f"{start}{of}{by_source[last].name}"
+    return f"{case.name if case is not None else 'dataset'}: {text}"
