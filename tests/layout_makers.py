@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dicom_makers import LIVER, add_patient
 from makers import make_image, make_label, make_volume, write_patients, write_raw
 
 from nnunet_medseg.files import write_json
@@ -86,10 +87,18 @@ def touch(folder: Path, *paths: str) -> Path:
     return folder
 
 
+def write_dicom(folder: Path, *, cases: int = 3) -> Path:
+    """Write series `d1/study/CT` …, each with an RTSTRUCT beside it."""
+    for number in range(1, cases + 1):
+        add_patient(folder, number, {"Liver": LIVER}, f"d{number}")
+    return folder
+
+
 WRITERS = {
     "bids": write_bids,
     "class_masks": write_class_masks,
     "decathlon": write_decathlon,
+    "dicom": write_dicom,
     "flat": write_flat,
     "nnunet_raw": write_raw,
     "patient_folders": write_patients,

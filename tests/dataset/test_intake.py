@@ -144,8 +144,8 @@ def test_a_layout_is_known_by_the_names_of_people_and_of_programs():
 
     assert found == ["auto", "nnunet_raw", "nnunet_raw", "patient_folders", "bids", "class_masks"]
     with pytest.raises(UsageError, match="not a layout") as caught:
-        check_layout("dicom")
-    assert "auto, bids, class_masks, decathlon, flat" in caught.value.fix
+        check_layout("folders")
+    assert "auto, bids, class_masks, decathlon, dicom, flat" in caught.value.fix
 
 
 def test_two_layouts_that_fit_are_a_question_to_the_user(tmp_path):

@@ -85,7 +85,7 @@ def test_programs_are_told_what_is_wrong_in_the_same_way(tmp_path, capsys):
         (("notes.txt",), (), 3),
         (("a/img.nii.gz", "b/c/ct.nii.gz"), ("-e", "mha"), 3),
         (("a/img.nii.gz",), ("-f", "9"), 2),
-        (("a/img.nii.gz",), ("--layout", "dicom"), 2),
+        (("a/img.nii.gz",), ("--layout", "folders"), 2),
     ],
 )
 def test_programs_are_told_of_every_error(tmp_path, capsys, paths, words, expected):

@@ -19,7 +19,8 @@ from nnunet_medseg.dataset.dataset_rules import (
 from nnunet_medseg.dataset.facts import CaseFacts, facts_from_json
 from nnunet_medseg.dataset.labels import Label, LabelMap, LabelWish, resolve_labels
 from nnunet_medseg.dataset.splits import Split, split_folds
-from nnunet_medseg.errors import DatasetError, UserError
+from nnunet_medseg.dataset.structures import number_structures
+from nnunet_medseg.errors import DatasetError, UsageError, UserError
 from nnunet_medseg.files import read_json, write_json
 
 __all__ = ["Checked", "Inspector", "Wishes", "check_dataset", "load_checked", "save_checked"]
@@ -108,6 +109,12 @@ def check_dataset(
     if not dataset.cases and not dataset.findings:
         problem = f"There is no case in {dataset.folder} ({dataset.layout})."
         raise DatasetError(problem, fix="Copy the images and label maps into it.")
+    try:
+        dataset, labels = number_structures(dataset, wishes.labels)
+    except UsageError as error:
+        finding = Finding("error", "", "options", error.problem, error.fix)
+        return CheckOutcome(None, _worst_first([*dataset.findings, finding]), error=error)
+    wishes = replace(wishes, labels=labels)
     inspections = inspect(dataset.cases, on_case)
     facts = [item.facts for item in inspections if item.facts is not None]
     findings = list(dataset.findings)

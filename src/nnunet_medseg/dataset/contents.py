@@ -11,6 +11,7 @@ import numpy as np
 
 from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.masks import merge_masks
+from nnunet_medseg.dataset.structures import merge_structures
 from nnunet_medseg.hardware import free_memory_bytes
 from nnunet_medseg.volume import Volume, VolumeError, read_frames, read_volume
 
@@ -64,6 +65,8 @@ class Contents:
 
 def read_contents(case: Case) -> tuple[Contents, tuple[Finding, ...]]:
     """Read the files of a case, and say of each that cannot be read what is wrong with it."""
+    if case.series:
+        return _read_series(case)
     channels: list[Part] = []
     findings = []
     label = None
@@ -81,6 +84,33 @@ def read_contents(case: Case) -> tuple[Contents, tuple[Finding, ...]]:
     if case.frames:
         channels = _in_order_of(case, channels)
     return Contents(tuple(channels), label, not findings), tuple(findings)
+
+
+def _read_series(case: Case) -> tuple[Contents, tuple[Finding, ...]]:
+    """Read a DICOM series, and what was drawn on it, before both are brought to right angles."""
+    from nnunet_medseg.volume.dicom.series import read_series, straightened
+
+    memory_bytes = free_memory_bytes()
+    try:
+        image = read_series(case.series[0], memory_bytes=memory_bytes, straighten=False)
+    except VolumeError as problem:
+        return Contents((), None, is_whole=False), (_finding(case, _place_of(case), problem),)
+    channel = Part(_place_of(case), straightened(image, memory_bytes=memory_bytes), is_changed=True)
+    try:
+        drawn = merge_structures(case, image)
+    except VolumeError as problem:
+        message = f"{problem.problem}"
+        finding = Finding("error", case.source, problem.rule, message, problem.fix)
+        return Contents((channel,), None, is_whole=False), (finding,)
+    drawn = straightened(drawn, memory_bytes=memory_bytes, is_label=True)
+    label = Part(case.label.name, drawn, is_changed=True)
+    return Contents((channel,), label, is_whole=True), ()
+
+
+def _place_of(case: Case) -> str:
+    """Return what to call a series: the folder of its first file."""
+    first = case.series[0][0]
+    return first.name if len(case.series[0]) == 1 else f"{first.parent.name}/"
 
 
 def _wanted_frames(case: Case) -> dict[Path, tuple[int, ...]]:

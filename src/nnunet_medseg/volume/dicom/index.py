@@ -18,12 +18,15 @@ from nnunet_medseg.volume.dicom.structures import (
     Structure,
     structures_of,
 )
-from nnunet_medseg.volume.problems import VolumeError
+from nnunet_medseg.volume.problems import VolumeError, unreadable
 
 __all__ = ["Index", "Series", "StructureFile", "index_files", "is_dicom"]
 
 PREAMBLE_BYTES = 128
 MAGIC = b"DICM"
+# Storage of images of CT, MR and PET, enhanced ones and old ones.
+STORAGE = "1.2.840.10008.5.1.4.1.1."
+SCANS = tuple(f"{STORAGE}{number}" for number in ("2", "4", "128", "130"))
 # All that is asked of an image's header; others are skipped.
 TAGS = [
     "SOPClassUID",
@@ -127,10 +130,16 @@ def _sort_in(path: Path, index: Index, images: dict[str, list[tuple[Path, Any]]]
     import pydicom
 
     header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
-    kind = str(header.get("SOPClassUID", ""))
+    # Of a file that was cut short, its first lines may be left.
+    kind = str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID", ""))
+    if not kind:
+        raise unreadable()
     if kind in (*SEGMENTATION_UIDS, CONTOURS_UID):
         patient, study = _patient(header), str(header.get("StudyInstanceUID", ""))
         index.structures.append(StructureFile(path, study, patient, structures_of(path)))
+    elif kind.startswith(SCANS) and not {"Rows", "SeriesInstanceUID"} <= set(header.dir()):
+        # Cut short: without this slice nobody would know why the series has a gap.
+        raise unreadable()
     elif header.get("Rows") is not None and "SeriesInstanceUID" in header:
         images.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
 

@@ -28,7 +28,7 @@ from nnunet_medseg.volume.shear import at_right_angles
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["read_series"]
+__all__ = ["read_series", "straightened"]
 
 ANGLE_TOLERANCE = 1e-3  # between direction cosines of slices: a third of a millimetre over a body
 SAME_PLACE = 0.01  # of a voxel's side: two slices nearer than this lie in one place
@@ -99,12 +99,22 @@ def read_series(
         if lost := count_lost(array):
             raise not_finite(lost)
         volume = Volume(array, spacing_mm, affine, (*notes, *doubled))
-        if not straighten:
-            return volume
-        straight = at_right_angles(volume, is_label=False, memory_bytes=memory_bytes)
-        if straight is volume:
-            return volume
-        return replace(straight, notes=(*volume.notes, TILTED))
+        return straightened(volume, memory_bytes=memory_bytes) if straighten else volume
+
+
+def straightened(volume: Volume, *, memory_bytes: float, is_label: bool = False) -> Volume:
+    """Return a volume on a grid at right angles; only a tilted gantry's is resampled.
+
+    Args:
+        volume: From `read_series` with `straighten=False`, or labels on its grid.
+        memory_bytes: What resampling may take.
+        is_label: Whether values are labels, which are taken from the nearest voxel.
+
+    Raises:
+        VolumeError: When the slices are tilted beyond what a gantry can be.
+    """
+    straight = at_right_angles(volume, is_label=is_label, memory_bytes=memory_bytes)
+    return volume if straight is volume else replace(straight, notes=(*volume.notes, TILTED))
 
 
 # --- headers -----------------------------------------------------------------------------------
@@ -302,7 +312,7 @@ def _pixels(one: _Slice) -> np.ndarray[Any, Any]:
 
 
 def _stored(one: _Slice) -> np.ndarray[Any, Any]:
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -348,6 +358,9 @@ def _decoded(path: Path) -> np.ndarray[Any, Any]:
     reader = sitk.ImageFileReader()
     reader.SetImageIO("GDCMImageIO")
     reader.SetFileName(str(path))
-    array = sitk.GetArrayFromImage(reader.Execute())
+    try:
+        array = sitk.GetArrayFromImage(reader.Execute())
+    except RuntimeError as cause:
+        raise unreadable() from cause
     plane = array[0] if array.ndim == 3 else array
     return np.asarray(plane.astype(np.float32) if plane.dtype.kind == "f" else plane)

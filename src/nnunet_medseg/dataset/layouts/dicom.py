@@ -1,0 +1,226 @@
+"""DICOM as scanners and hospital archives export it: files in any depth, order and name.
+
+A case is a series of images that a SEG or RTSTRUCT refers to. Structures are told apart by their
+names over all patients. Series that nothing was drawn on are passed over where their patient has
+another one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
+from nnunet_medseg.dataset.layouts.listing import all_images, is_litter, subfolders
+from nnunet_medseg.dataset.layouts.patient_folders import HELD_OUT_STEMS
+from nnunet_medseg.dataset.structures import name_key, name_structures, usual_names
+from nnunet_medseg.volume import extension_of
+from nnunet_medseg.volume.dicom.index import (
+    Index,
+    Series,
+    StructureFile,
+    index_files,
+    is_dicom,
+)
+
+__all__ = ["DESCRIPTION", "NAME", "read", "recognise"]
+
+NAME = "DICOM"
+DESCRIPTION = (
+    "DICOM files in folders of any depth, with a SEG or an RTSTRUCT of each patient among them"
+)
+# What the modality of an image is called with -i.
+IMAGE_TYPES = {"MR": "MRI", "PT": "PET"}
+
+
+def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
+    """Tell whether there are DICOM files in a folder of any depth, and no other images.
+
+    A folder around the one that holds them all is not taken for the dataset.
+    """
+    is_here = any(is_dicom(path) for path in _files_in(folder))
+    holding = [] if is_here else [path for path in subfolders(folder) if _holds_dicom(path)]
+    if not is_here and len(holding) < 2:
+        return ""
+    return "" if all_images(folder, extensions) else "files that begin as DICOM files do"
+
+
+def _holds_dicom(folder: Path) -> bool:
+    return any(is_dicom(path) for path in _walk(folder))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.is_file() and not path.is_symlink() and not is_litter(path)
+    )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and all below that are no other images."""
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        yield from (path for path in _files_in(here) if extension_of(path) is None)
+        folders += reversed(subfolders(here))
+
+
+@dataclass
+class _Drawn:
+    """A series and what was drawn on it."""
+
+    series: Series
+    structures: list[tuple[str, Path, int]] = field(default_factory=list)
+
+
+def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
+    """List the series that something was drawn on, and what does not fit."""
+    del extensions
+    index, findings = _tell_patients_apart(
+        index_files(path for path in _walk(folder) if is_dicom(path))
+    )
+    findings += [
+        Finding("error", _source(path, folder), problem.rule, f"{path.name}: {problem.problem}",
+                problem.fix)
+        for path, problem in index.damaged
+    ]  # fmt: skip
+    drawn, unplaced = _pair(index, folder)
+    findings += unplaced
+    findings += _undrawn(index, drawn, folder)
+    findings += [finding for each in drawn for finding in _drawn_twice(each, folder)]
+    names = [name for each in drawn for name, _, _ in each.structures]
+    values, written = name_structures(names), usual_names(names)
+    label_names = {value: written[key] for key, value in values.items()}
+    sources = _sources(drawn, folder)
+    cases = [_case(each, source, values) for each, source in zip(drawn, sources, strict=True)]
+    modalities = Counter(each.series.modality for each in drawn)
+    findings += _other_modalities(drawn, modalities, sources)
+    modality = max(sorted(modalities), key=lambda name: modalities[name], default="")
+    channels = (IMAGE_TYPES.get(modality, modality),)
+    return Dataset(folder, NAME, number_cases(cases), channels, label_names, tuple(findings))
+
+
+def _tell_patients_apart(index: Index) -> tuple[Index, list[Finding]]:
+    """Take studies for patients where all files name the same one, as some anonymisers write."""
+    studies = {series.study_uid for series in index.series}
+    if len({series.patient for series in index.series}) > 1 or len(studies) < 2:
+        return index, []
+    message = f"all {len(studies)} studies have the same patient name and ID"
+    fix = (
+        "Each study is taken for a patient of its own. If some are of one patient, train with "
+        "other IDs, so that nobody trains and is evaluated both."
+    )
+    series = [replace(each, patient=each.study_uid) for each in index.series]
+    structures = [replace(each, patient=each.study_uid) for each in index.structures]
+    finding = Finding("warning", "", "one patient", message, fix)
+    return Index(series, structures, index.damaged), [finding]
+
+
+def _case(drawn: _Drawn, source: str, values: dict[str, int]) -> Case:
+    structures = sorted(
+        (values[name_key(name)], path, number) for name, path, number in drawn.structures
+    )
+    label = structures[0][1]
+    return Case(
+        "",
+        source,
+        (drawn.series.files[0],),
+        label,
+        is_held_out=re.split(r"[\W_]", label.stem.lower())[0] in HELD_OUT_STEMS,
+        patient=drawn.series.patient,
+        series=(drawn.series.files,),
+        structures=tuple(structures),
+    )
+
+
+def _pair(index: Index, folder: Path) -> tuple[list[_Drawn], list[Finding]]:
+    """Put structures to the series they were drawn on."""
+    by_uid = {series.uid: _Drawn(series) for series in index.series}
+    findings = []
+    for file in index.structures:
+        source = _source(file.path, folder)
+        if not file.structures:
+            message = f"{file.path.name} holds no structure"
+            fix = "Remove it, or export the structures again."
+            findings.append(Finding("warning", source, "no structures", message, fix))
+        for structure in file.structures:
+            series = structure.series_uid or _only_series(file, index.series)
+            if series in by_uid:
+                named = (structure.name, file.path, structure.number)
+                by_uid[series].structures.append(named)
+        lost = {item.series_uid for item in file.structures} - by_uid.keys() - {""}
+        unknown = any(not item.series_uid for item in file.structures)
+        if lost or (unknown and not _only_series(file, index.series)):
+            what = "a series that is not here" if lost else "no series that can be told"
+            message = f"{file.path.name} was drawn on {what}"
+            fix = "Copy the series of images that it belongs to into the patient's folder."
+            findings.append(Finding("error", source, "no image", message, fix))
+    return [each for each in by_uid.values() if each.structures], findings
+
+
+def _only_series(file: StructureFile, series: Sequence[Series]) -> str:
+    """Return the one series of the study, for structures that do not say what they are of."""
+    same = [each.uid for each in series if each.study_uid == file.study_uid]
+    return same[0] if len(same) == 1 else ""
+
+
+def _undrawn(index: Index, drawn: Sequence[_Drawn], folder: Path) -> Iterator[Finding]:
+    """Name patients with images that nothing was drawn on."""
+    known = {each.series.patient for each in drawn}
+    known |= {file.patient for file in index.structures}
+    seen: set[str] = set()
+    for series in index.series:
+        if series.patient not in known | seen:
+            seen.add(series.patient)
+            message = "there are images, and no SEG or RTSTRUCT of this patient"
+            fix = "Copy it to the images, or remove the patient."
+            source = _source(series.files[0], folder)
+            yield Finding("error", source, "no label map", message, fix)
+
+
+def _drawn_twice(drawn: _Drawn, folder: Path) -> Iterator[Finding]:
+    files: dict[str, set[Path]] = {}
+    for name, path, _ in drawn.structures:
+        files.setdefault(name_key(name), set()).add(path)
+    for name, paths in files.items():
+        if len(paths) > 1:
+            shown = ", ".join(sorted(path.name for path in paths))
+            message = f"{name} is drawn in several files: {shown}"
+            fix = "Leave one of the files there."
+            source = _source(drawn.series.files[0], folder)
+            yield Finding("error", source, "several label maps", message, fix)
+
+
+def _other_modalities(
+    drawn: Sequence[_Drawn], modalities: Counter[str], sources: Sequence[str]
+) -> Iterator[Finding]:
+    if len(modalities) < 2:
+        return
+    usual = modalities.most_common(1)[0][0]
+    for each, source in zip(drawn, sources, strict=True):
+        if each.series.modality != usual:
+            message = f"the image is {each.series.modality}, and most others are {usual}"
+            fix = "Train one model for each kind of image."
+            yield Finding("error", source, "other image type", message, fix)
+
+
+def _source(path: Path, folder: Path) -> str:
+    """Return the user's name of what a file belongs to: its folder."""
+    place = path.parent.relative_to(folder).as_posix()
+    return path.stem if place == "." else place
+
+
+def _sources(drawn: Sequence[_Drawn], folder: Path) -> list[str]:
+    """Return the user's name of each case: the folder of its images, made distinct."""
+    names = [_source(each.series.files[0], folder) for each in drawn]
+    counts = Counter(names)
+    seen: Counter[str] = Counter()
+    distinct = []
+    for name in names:
+        seen[name] += 1
+        distinct.append(name if counts[name] == 1 else f"{name} (series {seen[name]})")
+    return distinct

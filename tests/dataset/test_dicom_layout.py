@@ -1,0 +1,218 @@
+"""DICOM datasets: which series is a case, and which structure is which label."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from dicom_makers import (
+    INSIDE,
+    LIVER,
+    OBLIQUE,
+    PATIENT_SHAPE,
+    TUMOUR,
+    add_patient,
+    make_contours,
+    make_slice,
+    write_all,
+)
+
+from nnunet_medseg.dataset.checked import Wishes, check_dataset, load_checked, save_checked
+from nnunet_medseg.dataset.contents import read_contents
+from nnunet_medseg.dataset.intake import find_dataset, read_dataset
+from nnunet_medseg.dataset.labels import parse_labels
+from nnunet_medseg.errors import UsageError
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three patients whose regions have other numbers and spellings."""
+    add_patient(tmp_path / "in", 1, {"Liver": LIVER, "Tumour 1": TUMOUR})
+    add_patient(tmp_path / "in", 2, {"Tumour 1": TUMOUR, "liver ": LIVER})
+    add_patient(tmp_path / "in", 3, {"Liver": LIVER})
+    return tmp_path / "in"
+
+
+def check(root, label: str = "NONE", fold: str = "all"):
+    dataset = read_dataset(find_dataset(root), None)
+    return check_dataset(dataset, Wishes(parse_labels(label), (), fold, 0))
+
+
+def test_series_and_structures_are_paired_in_any_depth(root):
+    dataset = read_dataset(find_dataset(root), None)
+
+    assert dataset.layout == "DICOM"
+    assert dataset.findings == ()
+    assert [case.source for case in dataset.cases] == [f"patient {n}/study/CT" for n in (1, 2, 3)]
+    assert [len(case.series[0]) for case in dataset.cases] == [8, 8, 8]
+    assert dataset.channels == ("CT",)
+    assert dataset.label_names == {1: "Liver", 2: "Tumour 1"}
+
+
+def test_a_label_is_what_has_the_same_name_whatever_its_number(root):
+    for case in read_dataset(find_dataset(root), None).cases:
+        contents, findings = read_contents(case)
+
+        assert findings == ()
+        liver = np.zeros(PATIENT_SHAPE, bool)
+        liver[LIVER] = True
+        assert np.array_equal(contents.label.array == 1, liver)
+        assert (contents.label.array == 2).any() == ("3" not in case.source)
+        assert contents.channels[0].array.shape == PATIENT_SHAPE
+
+
+def test_a_checked_dataset_comes_back_as_it_was_saved(root, tmp_path):
+    checked = check(root).checked
+
+    save_checked(tmp_path / "check.json", checked)
+
+    assert load_checked(tmp_path / "check.json") == checked
+
+
+def test_structures_are_asked_for_by_name_by_pattern_and_with_a_value(root):
+    by_name = check(root, "liver=7").checked
+    by_pattern = check(root, "Tumour.*=3,Liver=9").checked
+
+    assert [(label.name, label.value) for label in by_name.labels] == [("liver", 7)]
+    assert [(label.name, label.value) for label in by_pattern.labels] == [
+        ("Tumour 1", 3),
+        ("Liver", 9),
+    ]
+    assert {value for fact in by_pattern.facts for value in fact.label_voxels} == {3, 9}
+
+
+def test_names_that_one_pattern_matches_become_one_label(tmp_path):
+    add_patient(tmp_path / "in", 1, {"GTV_p": LIVER, "GTV_n": TUMOUR, "Heart": INSIDE})
+    add_patient(tmp_path / "in", 2, {"GTV 1": LIVER})
+
+    checked = check(tmp_path / "in", "GTV.*=1").checked
+
+    assert [(label.name, label.value) for label in checked.labels] == [("GTV", 1)]
+    assert checked.facts[0].label_voxels == {1: 4 * 36 + 2 * 18}
+
+
+def test_a_name_that_nothing_has_is_answered_with_those_that_are_there(root):
+    outcome = check(root, "Spleen")
+
+    assert isinstance(outcome.error, UsageError)
+    assert "Liver, Tumour 1" in outcome.error.problem
+
+
+@pytest.mark.parametrize("label", ["(unclosed", "Li.*,Liver", "L" + "(a" * 50])
+def test_patterns_that_cannot_be_meant_are_refused(root, label):
+    assert isinstance(check(root, label).error, UsageError)
+
+
+def test_overlapping_structures_are_a_question_unless_the_user_has_ordered_them(tmp_path):
+    add_patient(tmp_path / "in", 1, {"Liver": LIVER, "Lesion": INSIDE})
+    add_patient(tmp_path / "in", 2, {"Lesion": INSIDE, "Liver": LIVER})
+
+    asked = check(tmp_path / "in")
+    outer_first = check(tmp_path / "in", "Liver=1,Lesion=2").checked
+    inner_first = check(tmp_path / "in", "Lesion=2,Liver=1")
+
+    assert {one.rule for one in asked.findings if one.severity == "error"} == {
+        "overlapping structures"
+    }
+    assert [fact.label_voxels for fact in outer_first.facts] == [{1: 144 - 8, 2: 8}] * 2
+    # The liver covers every lesion.
+    assert "No label map has the value 2" in inner_first.error.problem
+
+
+def test_series_that_nothing_was_drawn_on_are_passed_over(root):
+    scout = make_slice(np.zeros((4, 4)), OBLIQUE[:3, [0, 1, 3]], PatientID="id1",
+                       PatientName="Zwetschgenbaum^1", SeriesInstanceUID="1.2.1.8")  # fmt: skip
+    write_all(root / "patient 1" / "scout", [scout])
+
+    dataset = read_dataset(find_dataset(root), None)
+
+    assert len(dataset.cases) == 3
+    assert dataset.findings == ()
+
+
+def test_a_patient_that_nothing_was_drawn_on_is_named(root):
+    add_patient(root, 4, {})
+
+    dataset = read_dataset(find_dataset(root), None)
+
+    assert [(one.rule, one.case) for one in dataset.findings] == [
+        ("no label map", "patient 4/study/CT")
+    ]
+
+
+def test_structures_of_a_series_that_is_not_here_are_named(root):
+    for path in (root / "patient 2" / "study" / "CT").iterdir():
+        path.unlink()
+
+    dataset = read_dataset(find_dataset(root), None)
+
+    assert [(one.rule, one.case) for one in dataset.findings] == [("no image", "patient 2/study")]
+    assert "RS2" in dataset.findings[0].message
+
+
+def test_two_files_with_the_same_structure_are_a_question(root):
+    known = {"PatientID": "id1", "PatientName": "Zwetschgenbaum^1", "StudyInstanceUID": "1.2.1",
+             "SeriesInstanceUID": "1.2.1.7"}  # fmt: skip
+    again = make_contours(known, {"Liver": LIVER})
+    again.save_as(root / "patient 1" / "second", enforce_file_format=True)
+
+    findings = read_dataset(find_dataset(root), None).findings
+
+    assert [one.rule for one in findings] == ["several label maps"]
+    assert "RS1" in findings[0].message
+    assert "second" in findings[0].message
+
+
+def test_studies_of_one_anonymous_name_are_taken_apart_and_said(tmp_path):
+    for number in (1, 2, 3):
+        add_patient(tmp_path / "in", number, {"Liver": LIVER}, PatientID="ANON", PatientName="ANON")
+
+    dataset = read_dataset(find_dataset(tmp_path / "in"), None)
+
+    assert [one.rule for one in dataset.findings] == ["one patient"]
+    assert len({case.owner for case in dataset.cases}) == 3
+
+
+def test_images_of_one_patient_never_train_and_are_evaluated_both(tmp_path):
+    for number in range(1, 7):
+        same = {"PatientID": f"id{number // 2}", "PatientName": "Zwetschgenbaum"}
+        add_patient(tmp_path / "in", number, {"Liver": LIVER}, **same)
+
+    checked = check(tmp_path / "in", fold="0").checked
+
+    owner = {case.name: case.owner for case in checked.cases}
+    split = checked.folds["0"]
+    assert not {owner[name] for name in split.train} & {owner[name] for name in split.evaluate}
+
+
+def test_who_a_patient_is_is_in_no_record(root, tmp_path):
+    outcome = check(root)
+    save_checked(tmp_path / "check.json", outcome.checked)
+
+    text = (tmp_path / "check.json").read_text() + str(outcome.findings)
+
+    assert "Zwetschgenbaum" not in text
+    assert "id1" not in text
+
+
+def test_damaged_and_foreign_files_are_named_or_passed_over(root):
+    image = next((root / "patient 1" / "study" / "CT").iterdir())
+    image.write_bytes(image.read_bytes()[:400])
+    (root / "readme.txt").write_text("words")
+    directory = make_slice(np.zeros((2, 2)), OBLIQUE[:3, [0, 1, 3]])
+    directory.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.1.3.10"
+    directory.clear()
+    directory.save_as(root / "patient 1" / "DICOMDIR")
+
+    outcome = check(root)
+
+    errors = [one for one in outcome.findings if one.severity == "error"]
+    assert errors
+    assert all("patient 1" in one.case for one in errors)
+    assert any(image.name in one.message for one in errors)
+
+
+def test_a_folder_around_the_dicom_files_is_not_the_dataset(tmp_path):
+    add_patient(tmp_path / "in" / "Export", 1, {"Liver": LIVER})
+    add_patient(tmp_path / "in" / "Export", 2, {"Liver": LIVER})
+
+    assert find_dataset(tmp_path / "in") == tmp_path / "in" / "Export"
