@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from dicom_makers import (
@@ -18,9 +21,10 @@ from dicom_makers import (
 
 from nnunet_medseg.dataset.checked import Wishes, check_dataset, load_checked, save_checked
 from nnunet_medseg.dataset.contents import read_contents
-from nnunet_medseg.dataset.intake import find_dataset, read_dataset
+from nnunet_medseg.dataset.intake import check_extension, find_dataset, read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
-from nnunet_medseg.errors import UsageError
+from nnunet_medseg.errors import DatasetError, UsageError
+from nnunet_medseg.volume import grid_shift, read_volume
 
 
 @pytest.fixture
@@ -216,3 +220,30 @@ def test_a_folder_around_the_dicom_files_is_not_the_dataset(tmp_path):
     add_patient(tmp_path / "in" / "Export", 2, {"Liver": LIVER})
 
     assert find_dataset(tmp_path / "in") == tmp_path / "in" / "Export"
+
+
+def test_dicom_may_be_asked_for_by_its_ending_and_no_other(root):
+    folder = find_dataset(root)
+
+    assert len(read_dataset(folder, check_extension("dcm")).cases) == 3
+    with pytest.raises(DatasetError, match=r"no \.nii\.gz file"):
+        read_dataset(folder, ".nii.gz")
+
+
+def test_the_real_series_and_its_segments_are_those_of_the_label_maps(tmp_path):
+    shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "dicom"
+    if not shared.is_dir():
+        pytest.skip("needs ../shared/data/dicom")
+    for path in [*(shared / "ct-3slice").iterdir(), shared / "liver.dcm"]:
+        if path.is_file():
+            (tmp_path / "in" / "ct").mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "in" / "ct" / path.name)
+
+    (case,) = read_dataset(find_dataset(tmp_path / "in"), None).cases
+    contents, findings = read_contents(case)
+
+    truth = read_volume(shared / "liver_seg.nrrd")
+    assert findings == ()
+    assert grid_shift(contents.label.volume, truth) < 1e-3
+    assert np.array_equal(contents.label.array == 1, truth.array != 0)
+    assert np.count_nonzero(truth.array) > 100_000

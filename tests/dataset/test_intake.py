@@ -25,7 +25,7 @@ def test_an_extension_is_read_with_and_without_the_dot(text):
     assert check_extension(text) == ".nii.gz"
 
 
-@pytest.mark.parametrize("text", ["", ".", "png", "nii.bz2", "*.nii", "dcm"])
+@pytest.mark.parametrize("text", ["", ".", "png", "nii.bz2", "*.nii", "dicomdir"])
 def test_an_unknown_extension_is_refused_with_the_known_ones(text):
     with pytest.raises(UsageError) as caught:
         check_extension(text)

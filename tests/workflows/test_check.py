@@ -30,7 +30,7 @@ def test_the_layout_its_reason_and_the_pairs_are_shown(tmp_path, capsys, name):
     assert (
         first["label"] or "no label"
     ) in out or f"segmentations ({len(first['masks'])} masks)" in out
-    assert first["images"][0] in out
+    assert (first["images"][0] if not first["series"] else "study/CT (8 files)") in out
     assert "… and 2 more" in out
     assert "ready to be trained on" in out
 
@@ -56,6 +56,8 @@ def test_programs_are_told_everything_in_one_object(tmp_path, capsys):
         "frames": [],
         "label": "labelsTr/t1.nii.gz",
         "masks": {},
+        "series": [],
+        "structures": [],
     }
     assert content["labels"] == [{"name": "Anterior", "value": 1}]
     assert content["channels"] == ["CT"]

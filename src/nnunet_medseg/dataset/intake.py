@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Dataset
-from nnunet_medseg.dataset.layouts import layouts
+from nnunet_medseg.dataset.layouts import layouts, own_endings
 from nnunet_medseg.dataset.layouts.class_names import names_in_label_maps
 from nnunet_medseg.dataset.layouts.listing import all_images, is_litter, subfolders
 from nnunet_medseg.errors import DatasetError, FolderError, UsageError
@@ -37,9 +37,10 @@ def check_extension(text: str) -> str:
         '.nii.gz'
     """
     extension = "." + text.strip().lower().lstrip(".")
-    if extension not in EXTENSIONS:
+    known = (*EXTENSIONS, *(ending for each in layouts().values() for ending in own_endings(each)))
+    if extension not in known:
         problem = f"-e {text} is not an image format that can be read."
-        raise UsageError(problem, fix=f"Use one of {', '.join(EXTENSIONS)}.")
+        raise UsageError(problem, fix=f"Use one of {', '.join(known)}.")
     return extension
 
 
@@ -170,7 +171,9 @@ def read_dataset(folder: Path, extension: str | None, layout: str = ANY_LAYOUT) 
         DatasetError: When there is no such file, or not one layout that fits.
     """
     name, reason = _the_layout(folder, layout)
-    kinds = EXTENSIONS if extension is None else _kinds_asked(folder, extension)
+    kinds = own_endings(layouts()[name]) or EXTENSIONS
+    if extension is not None and extension not in own_endings(layouts()[name]):
+        kinds = _kinds_asked(folder, extension)
     dataset = replace(layouts()[name].read(folder, kinds), reason=reason)
     if dataset.label_names:
         return dataset

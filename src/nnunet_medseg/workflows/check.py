@@ -121,6 +121,11 @@ def _case_json(case: Case, folder: Path) -> dict[str, Any]:
         "frames": list(case.frames),
         "label": None if case.masks else _below(case.label, folder),
         "masks": {str(value): _below(path, folder) for value, path in case.masks},
+        "series": [[_below(path, folder) for path in files] for files in case.series],
+        "structures": [
+            {"value": value, "file": _below(path, folder), "number": number}
+            for value, path, number in case.structures
+        ],
     }
 
 
@@ -144,9 +149,10 @@ def _show_pairs(dataset: Dataset) -> None:
     rows = [
         [
             case.source + (" (held out)" if case.is_held_out else ""),
-            ", ".join(_below(path, dataset.folder) for path in case.images),
+            _images_of(case, dataset.folder),
             _below(case.label, dataset.folder)
-            + (f" ({len(case.masks)} masks)" if case.masks else ""),
+            + (f" ({len(case.masks)} masks)" if case.masks else "")
+            + (f" ({len(case.structures)} structures)" if case.structures else ""),
         ]
         for case in dataset.cases[:MAX_PAIRS]
     ]
@@ -154,6 +160,14 @@ def _show_pairs(dataset: Dataset) -> None:
         console.table("", ["case", "images", "label map"], rows)
     if len(dataset.cases) > MAX_PAIRS:
         console.detail(f"… and {len(dataset.cases) - MAX_PAIRS} more")
+
+
+def _images_of(case: Case, folder: Path) -> str:
+    if not case.series:
+        return ", ".join(_below(path, folder) for path in case.images)
+    return ", ".join(
+        f"{_below(files[0].parent, folder)} ({len(files)} files)" for files in case.series
+    )
 
 
 def _below(path: Path, folder: Path) -> str:
@@ -168,8 +182,9 @@ def _examine(
     show_findings(outcome.findings)
     if outcome.checked is None:
         raise _refusal(outcome)
-    kinds = {extension_of(path) for case in dataset.cases for path in case.files}
-    console.detail(f"{len(dataset.cases)} cases ({', '.join(sorted(map(str, kinds)))})")
+    kinds = {extension_of(path) for case in dataset.cases for path in case.files} - {None}
+    shown = ", ".join(sorted(map(str, kinds))) or dataset.layout
+    console.detail(f"{len(dataset.cases)} cases ({shown})")
     _show_plan(outcome.checked, outcome.channel_reason)
     return outcome.checked, outcome.findings
 

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 
 from nnunet_medseg.dataset.case import Dataset
 
-__all__ = ["Layout", "layouts"]
+__all__ = ["Layout", "layouts", "own_endings"]
 
 
 class Layout(Protocol):
@@ -36,6 +36,11 @@ class Layout(Protocol):
 
     def read(self, folder: Path, extensions: tuple[str, ...]) -> Dataset:
         """List the cases, and what does not fit the convention."""
+
+
+def own_endings(layout: Layout) -> tuple[str, ...]:
+    """Return what `-e` may say of a layout that knows its files by what they hold."""
+    return tuple(getattr(layout, "ENDINGS", ()))
 
 
 @cache

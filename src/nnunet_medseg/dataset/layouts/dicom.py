@@ -26,12 +26,14 @@ from nnunet_medseg.volume.dicom.index import (
     is_dicom,
 )
 
-__all__ = ["DESCRIPTION", "NAME", "read", "recognise"]
+__all__ = ["DESCRIPTION", "ENDINGS", "NAME", "read", "recognise"]
 
 NAME = "DICOM"
 DESCRIPTION = (
     "DICOM files in folders of any depth, with a SEG or an RTSTRUCT of each patient among them"
 )
+# What -e may say; the names of the files do not matter.
+ENDINGS = (".dcm",)
 # What the modality of an image is called with -i.
 IMAGE_TYPES = {"MR": "MRI", "PT": "PET"}
 
