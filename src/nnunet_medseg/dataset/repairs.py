@@ -151,7 +151,6 @@ def _is_sure(image: Volume, label: Volume) -> bool:
 def _is_one_sheared(image: Volume, label: Volume) -> bool:
     """Tell whether one of two was brought to right angles, as a scan with a tilted gantry.
 
-    Was the label map drawn on the voxels of the scan, and the shear lost from its header, then it
     A label map drawn on the voxels of the scan, whose header lost the shear, would come back moved.
     """
     return (RESAMPLED in image.notes) != (RESAMPLED in label.notes)
