@@ -272,3 +272,18 @@ def test_values_that_no_scanner_has_are_refused(tmp_path):
     write_volume(tmp_path / "p1" / "img.nii.gz", image)
 
     assert ("error", "p1", "NaN or Inf") in rules_of(check(tmp_path))
+
+
+def test_names_that_are_crossed_against_the_dataset_are_a_warning(tmp_path):
+    names = {"labels": {"background": 0, "liver": 1, "tumor": 2}}
+    write_raw(tmp_path, values=(1, 2), description=names)
+
+    crossed = check(tmp_path, label="TUMOR=1,LIVER=2")
+
+    assert rules_of(crossed) == [("warning", "", "label names")] * 2
+    assert "the value 1 TUMOR, the name of the value 2" in crossed.findings[0].message
+    assert check(tmp_path, label="TUMOR=2,LIVER=1").findings == ()
+    assert rules_of(check(tmp_path, label="CYST=2")) == [
+        ("warning", "", "other labels"),
+        ("repair", "", "label values"),
+    ]

@@ -72,7 +72,6 @@ def test_a_missing_or_linked_description_says_nothing(tmp_path):
         {"nothing": 0, "background": 1},
         {"a": 1, "b": 1},
         {"": 1},
-        {"a\n": 1},
         {"IGNORE": 2},
         {"background": 0, "1": 2, "Background": 1},
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -243,3 +244,19 @@ def test_a_value_that_no_label_map_holds_is_refused(tmp_path):
     inspection = inspect_case(write_case(tmp_path, label=make_label((1e12,), dtype=np.float64)))
 
     assert [finding.rule for finding in inspection.findings] == ["label values"]
+
+
+def test_a_label_map_that_lost_the_shear_of_its_image_is_refused(tmp_path):
+    array, label = make_image().array, make_label().array
+    affine = np.diag([-1.0, -1.2, 2.0, 1.0])
+    case = write_case(tmp_path)
+    nib.save(nib.Nifti1Image(label.T, affine), case.label)
+    affine[0, 2] = 0.4
+    nib.save(nib.Nifti1Image(array.T, affine), case.images[0])
+
+    lost = inspect_case(case)
+    nib.save(nib.Nifti1Image(label.T, affine), case.label)
+    kept = inspect_case(case)
+
+    assert [finding.rule for finding in lost.findings] == ["shape mismatch"]
+    assert {finding.rule for finding in kept.findings} == {"reading"}

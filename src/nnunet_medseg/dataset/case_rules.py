@@ -13,7 +13,7 @@ import cc3d
 import numpy as np
 
 from nnunet_medseg.dataset.case import Case, Finding
-from nnunet_medseg.dataset.contents import Contents
+from nnunet_medseg.dataset.contents import Contents, Part
 from nnunet_medseg.dataset.facts import guess_image_type
 from nnunet_medseg.dataset.repairs import LARGEST_WHOLE, WHOLE_TOLERANCE, distance_to_whole
 from nnunet_medseg.volume import GRID_TOLERANCE, grid_shift
@@ -21,7 +21,7 @@ from nnunet_medseg.volume import GRID_TOLERANCE, grid_shift
 __all__ = ["CASE_RULES"]
 
 # nnU-Net computes in float32, where the squares of what is larger are infinite.
-LARGEST_IMAGE_VALUE = 1e18
+LARGEST_VALUE, MAY_BE_LARGE_BYTES = 1e18, 4
 SPECK_VOXELS = 3
 BESIDE = 100  # times as large is the structure that specks lie beside
 SMALL_ARRAY = 4096  # voxels
@@ -41,9 +41,14 @@ def numbers_only(case: Case, contents: Contents) -> Iterator[Finding]:
         if lost:
             message = f"{part.name}: {lost} voxels are NaN or infinite"
             yield Finding("error", case.source, "NaN or Inf", message, fix)
-        elif max(float(part.array.max()), -float(part.array.min())) > LARGEST_IMAGE_VALUE:
-            message = f"{part.name} holds values beyond {LARGEST_IMAGE_VALUE:g}, as damage leaves"
+        elif part.array.dtype.itemsize >= MAY_BE_LARGE_BYTES and _farthest(part) > LARGEST_VALUE:
+            message = f"{part.name} holds values beyond {LARGEST_VALUE:g}, as damage leaves"
             yield Finding("error", case.source, "NaN or Inf", message, fix)
+
+
+def _farthest(part: Part) -> float:
+    """Return how far the values of an image go from 0."""
+    return max(float(part.array.max()), -float(part.array.min()))
 
 
 def one_grid(case: Case, contents: Contents) -> Iterator[Finding]:

@@ -14,7 +14,8 @@ __all__ = ["ChannelPlan", "choose_channels", "hide_names", "parse_image_types"]
 # What the name of an image says of how it was taken, and not of whom.
 KNOWN_WORD = re.compile(
     r"img|image|ct|cbct|cta|mri?|mra|pet|fdg|suv|spect|us|t1\w{0,3}|t2\w{0,3}|pdw?|flair|dwi|adc|swi"
-    r"|dce|b\d{1,4}|\d{1,2}|pre|post|native|arterial|venous|portal|delayed|late|early|phase|fat|water|sat",
+    r"|dce|b\d{1,4}|\d{1,2}|pre|post|native|arterial|venous|portal|delayed|late|early|phase|fat|water|sat"
+    r"|ce|gd|contrast|map|ax|axial|cor|coronal|sag|sagittal|tse|gre|mprage|vibe|dixon|high|low",
     re.I,
 )
 

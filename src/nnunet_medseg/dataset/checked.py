@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ def check_dataset(
     except UserError as error:
         findings.append(Finding("error", "", "options", error.problem, error.fix))
         return CheckOutcome(None, _worst_first(findings), error=None if has_errors else error)
+    findings += _crossed_names(checked.labels, dataset.label_names)
     findings += _remapped(checked.labels)
     findings += _unasked_labels(dataset.cases, facts, checked.labels)
     sources = {case.name: case.source for case in dataset.cases}
@@ -159,6 +160,20 @@ def _wrong_frames(
                 "are points in time, save the one to train on as a 3D file."
             )
             yield Finding("error", case.source, "4D", message, fix)
+
+
+def _crossed_names(labels: LabelMap, names: Mapping[int, str]) -> Iterator[Finding]:
+    """A name that `-l` gives to a value is not the dataset's name of another one."""
+    values = {name.lower(): value for value, name in names.items()}
+    for label in labels:
+        other = values.get(label.name.lower(), label.value)
+        if other != label.value:
+            message = (
+                f"-l calls the value {label.value} {label.name}, the name of the value {other}"
+            )
+            message += " in the dataset"
+            fix = "Right if the dataset is wrong; otherwise leave the values out: -l takes names."
+            yield Finding("warning", "", "label names", message, fix)
 
 
 def _remapped(labels: LabelMap) -> Iterator[Finding]:

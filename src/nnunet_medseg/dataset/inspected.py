@@ -56,6 +56,8 @@ class InspectionRecord:
         known = [_recall(self._known.get(key), case) for case, key in zip(cases, keys, strict=True)]
         new = [case for case, recalled in zip(cases, known, strict=True) if recalled is None]
         before = len(cases) - len(new)
+        if before:
+            on_case(before)
         read = iter(inspect_cases(new, lambda done: on_case(before + done)))
         found = []
         for key, recalled in zip(keys, known, strict=True):

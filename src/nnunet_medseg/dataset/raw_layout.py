@@ -71,8 +71,6 @@ def read_description(folder: Path) -> Description:
         content = read_json(path)
         channels = content.get("channel_names", content.get("modality", {}))
         names = tuple(str(channels[key]) for key in sorted(channels, key=int))
-        # What is no name is as good as none.
-        names = tuple(name if _is_name(name) else "" for name in names)
         labels, findings = _read_labels(content.get("labels", {}))
         training = _read_training(content.get("training", []))
     except (
@@ -114,7 +112,7 @@ def _read_labels(labels: dict[str, Any]) -> tuple[dict[int, str], tuple[Finding,
             found.setdefault(_whole(number), set()).add(str(name))
     names = {value: min(called) for value, called in found.items()}
     findings += [_reserved(value) for value, name in names.items() if name.lower() == "background"]
-    findings += [_nameless(value) for value, name in names.items() if not _is_name(name)]
+    findings += [_nameless(value) for value, name in names.items() if not name.strip()]
     findings += [_named_twice(value, called) for value, called in found.items() if len(called) > 1]
     return names, tuple(findings)
 
@@ -128,13 +126,8 @@ def _whole(number: Any) -> int:
     return whole
 
 
-def _is_name(text: str) -> bool:
-    """Tell whether a text can be the name of a label or a channel."""
-    return bool(text.strip()) and text.isprintable()
-
-
 def _nameless(value: int) -> Finding:
-    message = f"dataset.json gives the label value {value} a name that is empty or not printable"
+    message = f"dataset.json gives the label value {value} an empty name"
     fix = "Give the value a name in dataset.json."
     return Finding("error", "", "label kind", message, fix)
 

@@ -16,6 +16,7 @@ from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.contents import Contents, Part
 from nnunet_medseg.volume import GRID_TOLERANCE, Volume, grid_shift
 from nnunet_medseg.volume.grid import from_sitk, to_sitk
+from nnunet_medseg.volume.shear import RESAMPLED
 
 __all__ = [
     "LARGEST_WHOLE",
@@ -130,7 +131,7 @@ def label_on_image_grid(case: Case, contents: Contents) -> Repaired:
 
 def _is_sure(image: Volume, label: Volume) -> bool:
     """Tell whether the header of the label map tells without doubt where it lies."""
-    if _has_no_place(image, label):
+    if _has_no_place(image, label) or _is_one_sheared(image, label):
         return False
     is_inside = (
         not np.any(label.array)
@@ -145,6 +146,14 @@ def _is_sure(image: Volume, label: Volume) -> bool:
         and _reach(label, image, np.zeros(3), last) <= GRID_TOLERANCE
         and _fills(label, image)
     )
+
+
+def _is_one_sheared(image: Volume, label: Volume) -> bool:
+    """Tell whether one of two was brought to right angles, as a scan with a tilted gantry.
+
+    A label map drawn on the voxels of the scan, whose header lost the shear, would come back moved.
+    """
+    return (RESAMPLED in image.notes) != (RESAMPLED in label.notes)
 
 
 def _has_no_place(image: Volume, label: Volume) -> bool:

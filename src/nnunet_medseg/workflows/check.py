@@ -194,6 +194,8 @@ def _refusal(outcome: CheckOutcome) -> UserError:
         return outcome.error
     count = sum(finding.severity == "error" for finding in outcome.findings)
     problem = f"The dataset has {count} problem{'s' * (count != 1)}, listed above."
+    if not count:
+        problem = "The dataset has no case that can be used."
     fix = "Put them right in the copy and run the same command again. Nothing was deleted."
     return DatasetError(problem, fix=fix)
 
