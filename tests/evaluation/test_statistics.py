@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
 from nnunet_medseg.evaluation.statistics import (
     Interval,
     bootstrap_mean,
+    bootstrap_mean_of_labels,
     compare_paired,
     holm,
     smallest_p,
@@ -52,6 +53,43 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
 
 def test_cases_without_a_value_are_left_out():
     assert bootstrap_mean([math.nan, *DICE, math.nan]) == bootstrap_mean(DICE)
+
+
+def test_one_label_has_the_interval_of_its_cases():
+    rows = [[dice] for dice in DICE] + [[math.nan]]
+
+    found = bootstrap_mean_of_labels(rows, seed=3)
+
+    expected = bootstrap_mean(DICE, seed=3)
+    assert (found.mean, found.low, found.high) == pytest.approx(
+        (expected.mean, expected.low, expected.high)
+    )
+
+
+def test_labels_count_alike_in_however_many_cases_they_are():
+    rows = [[dice, math.nan] for dice in DICE] + [[math.nan, 0.5], [math.nan, 0.7]]
+
+    found = bootstrap_mean_of_labels(rows)
+
+    assert found.mean == pytest.approx((np.mean(DICE) + 0.6) / 2)
+    assert found.low < found.mean < found.high
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([math.nan, 0.0, 0.25, 0.5, 1.0]), min_size=2, max_size=2),
+        max_size=6,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_the_mean_of_labels_lies_in_its_interval(rows):
+    found = bootstrap_mean_of_labels(rows)
+
+    has_values = not all(math.isnan(value) for row in rows for value in row)
+    assert math.isnan(found.mean) != has_values
+    if has_values:
+        assert 0 <= found.low <= found.mean + 1e-9
+        assert found.mean - 1e-9 <= found.high <= 1
 
 
 @pytest.mark.parametrize("values", [[], [math.nan], [math.nan, math.nan]])

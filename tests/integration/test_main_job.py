@@ -30,6 +30,7 @@ def test_the_output_folder_holds_a_model_and_a_report(trained):
     assert found == {
         "case_key.csv",
         "metrics.csv",
+        "report.html",
         "split.csv",
         "training.jsonl",
         "summary.txt",
@@ -51,6 +52,28 @@ def test_the_manifest_tells_what_was_asked_and_what_was_measured(trained):
     assert manifest["evaluation"]["dice"]["kidney"] > 0.5
     assert manifest["split"] == {"fold": "0", "train_cases": 6, "held_out_cases": 2}
     assert [(item["value"], item["index"]) for item in manifest["labels"]] == [(2, 1), (3, 2)]
+
+
+def test_the_report_shows_the_patients_that_were_held_out_and_the_figures_of_the_manifest(trained):
+    manifest = manifest_of(trained)
+    page = (trained.output / "Abdomen" / "report.html").read_text(encoding="utf-8")
+
+    evaluation, seen = manifest["evaluation"], manifest["trained_on"]
+    assert f"On 2 held-out patients the mean Dice is {evaluation['mean_dice']:.2f}" in page
+    assert evaluation["low"] <= evaluation["mean_dice"] <= evaluation["high"]
+    assert page.count('src="data:image/png') == 2
+    assert page.count("<svg") == 4
+    assert manifest["command"] in page
+    assert seen["fewest"] <= seen["mean"] <= seen["most"]
+    plans = json.loads((trained.output / "Abdomen" / "model" / "plans.json").read_text())
+    batch = plans["configurations"][manifest["configuration"]]["batch_size"]
+    patches = manifest["training"]["iterations"] * batch
+    assert seen["mean"] * manifest["split"]["train_cases"] == pytest.approx(patches)
+    assert 1 <= seen["cases"] <= 6
+    assert [stage["name"] for stage in manifest["stages"]][:3] == ["check", "convert", "plan"]
+    curve = manifest["curves"][0]
+    assert curve["minutes"][-1] == pytest.approx(manifest["training"]["used_s"] / 60)
+    assert not any(name in json.dumps(manifest) for name in PATIENTS)
 
 
 def test_training_ends_with_its_time(trained):

@@ -311,6 +311,20 @@ def test_a_checkpoint_keeps_the_setbacks_and_the_lower_rate(training_folder):
     assert factors == pytest.approx([0.5] * len(factors))
 
 
+def test_how_often_each_case_was_seen_is_counted_through_an_interruption(training_folder):
+    first = make_trainer(training_folder)
+    train_until(first, 10)
+    trainer = make_trainer(training_folder)
+
+    train(trainer)
+
+    batch = trainer.configuration_manager.batch_size
+    assert set(trainer.progress.seen) <= set(trainer.setup.train)
+    assert sum(trainer.progress.seen.values()) == batch * trainer.progress.iterations
+    assert sum(first.progress.seen.values()) == batch * first.progress.iterations > 0
+    assert trainer.progress.iterations > first.progress.iterations
+
+
 # --- a memory that does not suffice ------------------------------------------------------------
 
 OUT_OF_MEMORY = pytest.mark.parametrize(
