@@ -87,3 +87,16 @@ def test_unnamed_channels_are_guessed_from_their_values_and_this_is_said():
 )
 def test_most_cases_decide_the_type(ranges, kind):
     assert guess_image_type(ranges) == kind
+
+
+def test_channels_of_one_name_are_all_taken_in_the_order_of_the_files():
+    plan = choose_channels(("MRI", "mri"), ("MRI", "MRI"), [])
+
+    assert plan.names == ("MRI", "mri")
+    assert plan.order == (0, 1)
+
+
+def test_the_name_of_one_of_several_images_is_not_taken_for_all():
+    with pytest.raises(UsageError, match=r"a patient has 2 \(CT, PET\)"):
+        choose_channels(("ct",), ("CT", "PET"), [])
+    assert choose_channels(("MRI",), ("MRI", "MRI"), []).names == ("MRI", "MRI")

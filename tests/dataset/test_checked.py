@@ -5,14 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from layout_makers import write_flat
 from makers import make_image, make_label, write_patient, write_patients, write_raw
 
+from nnunet_medseg.dataset.case import tell_without_names
 from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.checked import Wishes, check_dataset, load_checked, save_checked
 from nnunet_medseg.dataset.intake import read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.errors import DatasetError, UsageError
-from nnunet_medseg.volume import write_volume
+from nnunet_medseg.volume import read_volume, write_volume
 from nnunet_medseg.volume.grid import to_sitk
 
 
@@ -124,7 +126,8 @@ def test_values_that_are_not_asked_for_are_a_warning_said_once(tmp_path):
 
     outcome = check(tmp_path, label="TUMOR=2")
 
-    assert rules_of(outcome) == [("warning", "", "other labels")]
+    assert rules_of(outcome) == [("warning", "", "other labels"), ("repair", "", "label values")]
+    assert "training: 2 to 1" in outcome.findings[1].message
     assert "1, 3, which" in outcome.findings[0].message
     assert outcome.checked is not None
 
@@ -136,6 +139,7 @@ def test_a_patient_without_any_label_asked_for_is_a_warning(tmp_path):
     assert rules_of(check(tmp_path, label="TUMOR=2")) == [
         ("warning", "", "other labels"),
         ("warning", "p3", "other labels"),
+        ("repair", "", "label values"),
     ]
 
 
@@ -203,3 +207,68 @@ def test_frames_that_nobody_names_are_a_finding_with_the_fix(tmp_path):
 
     assert rules_of(outcome) == [("error", "p1", "4D")]
     assert "name all 3 with -i" in outcome.findings[0].fix
+
+
+@pytest.mark.parametrize("image_type", ["NONE", "MRI", "T1,T2"])
+def test_patients_with_other_numbers_of_frames_are_named_and_break_nothing(tmp_path, image_type):
+    write_patients(tmp_path, cases=1)
+    write_frames(tmp_path, (1, 2))
+    for seed in (2, 3):
+        write_patient(tmp_path / f"p{seed}", seed=seed)
+
+    outcome = check(tmp_path, image_type=image_type)
+
+    assert outcome.checked is None
+    assert ("error", "p1", "channels") in rules_of(outcome)
+
+
+def test_a_4d_file_beside_other_images_is_refused(tmp_path):
+    write_patients(tmp_path, cases=1, channels=("b",))
+    write_volume(tmp_path / "p1" / "img_a.nii.gz", make_image(5))
+    frames = [to_sitk(make_image(seed)) for seed in (6, 7)]
+    sitk.WriteImage(sitk.JoinSeries(frames), str(tmp_path / "p1" / "img_b.nii.gz"))
+
+    outcome = check(tmp_path, image_type="A,B,C")
+
+    assert rules_of(outcome) == [("error", "p1", "4D")]
+    assert "2 images have 3 frames together" in outcome.findings[0].message
+
+
+def test_what_is_delivered_of_the_findings_names_no_patient_and_no_file(tmp_path):
+    write_flat(tmp_path, cases=4)
+    for number, name in enumerate(("anna", "bert", "carl", "dora"), start=1):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / f"f{number}.nii.gz").rename(tmp_path / folder / f"{name}.nii.gz")
+    write_volume(tmp_path / "labels" / "anna.nii.gz", make_label(dtype=np.float32))
+    twin = read_volume(tmp_path / "images" / "bert.nii.gz")
+    twin.array[3, 3, 3] += 1
+    write_volume(tmp_path / "images" / "dora.nii.gz", twin)
+
+    outcome = check(tmp_path)
+    told = [tell_without_names(finding, outcome.checked.cases) for finding in outcome.findings]
+
+    assert told == [
+        "case_0004: its image is almost that of case_0002",
+        "case_0001: its file: whole numbers stored as float32 became uint8",
+    ]
+
+
+def test_the_name_of_a_patient_who_is_alone_gets_into_no_channel(tmp_path):
+    patient = write_patient(tmp_path / "p1")
+    (patient / "img.nii.gz").rename(patient / "Schmidt_T1.nii.gz")
+    write_volume(patient / "FLAIR Schmidt.nii.gz", make_image(5))
+    write_patient(tmp_path.parent / "other" / "p1", channels=("T1", "FLAIR"))
+
+    assert check(tmp_path).checked.channels == ("MRI", "MRI")
+    assert check(tmp_path, image_type="MRI").checked.channels == ("MRI", "MRI")
+    assert check(tmp_path, image_type="A,B").checked.channels == ("A", "B")
+    assert check(tmp_path.parent / "other").checked.channels == ("FLAIR", "T1")
+
+
+def test_values_that_no_scanner_has_are_refused(tmp_path):
+    write_patients(tmp_path, cases=2)
+    image = make_image(dtype=np.float64)
+    image.array[3, 3, 3] = 1e300
+    write_volume(tmp_path / "p1" / "img.nii.gz", image)
+
+    assert ("error", "p1", "NaN or Inf") in rules_of(check(tmp_path))

@@ -15,6 +15,7 @@ from nnunet_medseg.dataset.case import Case
 from nnunet_medseg.dataset.checks import inspect_case, inspect_cases
 from nnunet_medseg.dataset.dataset_rules import judge_dataset
 from nnunet_medseg.volume import EXTENSIONS, GRID_TOLERANCE, Volume, files_of, write_volume
+from nnunet_medseg.volume.grid import from_sitk, to_sitk
 
 
 def rules_of(inspection):
@@ -286,3 +287,26 @@ def test_real_cases_have_no_findings(real_data):
 
     assert inspection.findings == ()
     assert set(inspection.facts.label_voxels) == {1, 2}
+
+
+@pytest.mark.parametrize("orientation", ["LPS", "RAS", "SAR", "PIR", "ILA"])
+def test_a_scan_that_is_stored_the_other_way_round_is_almost_the_same(tmp_path, orientation):
+    array = np.random.default_rng(0).integers(0, 900, (12, 16, 20)).astype(np.int16)
+    image = make_volume(array)
+    turned = from_sitk(sitk.DICOMOrient(to_sitk(image), orientation))
+    label = make_volume((array > 800).astype(np.uint8))
+    turned_label = from_sitk(sitk.DICOMOrient(to_sitk(label), orientation))
+    cases = [
+        replace(write_case(tmp_path / "a", image=image, label=label), source="a"),
+        replace(
+            write_case(tmp_path / "b", image=turned, label=turned_label),
+            source="b",
+            name="case_0002",
+        ),
+    ]
+
+    facts = [inspect_case(case).facts for case in cases]
+
+    assert facts[0].signature == facts[1].signature
+    expected = "same image twice" if orientation == "LPS" else "almost identical images"
+    assert expected in [finding.rule for finding in judge_dataset(cases, facts)]

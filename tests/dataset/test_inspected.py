@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from makers import make_image, make_label, write_patients
 
@@ -132,3 +133,15 @@ def test_the_record_is_for_its_owner_only(dataset, tmp_path):
     inspect(dataset, tmp_path / "record.json")
 
     assert (tmp_path / "record.json").stat().st_mode & 0o077 == 0
+
+
+def test_a_file_that_is_called_otherwise_now_is_read_again(dataset, tmp_path, read):
+    write_volume(dataset / "p2" / "train.nii.gz", make_label(dtype=np.float32))
+    inspect(dataset, tmp_path / "record.json")
+    read.clear()
+    (dataset / "p2" / "train.nii.gz").rename(dataset / "p2" / "label.nii.gz")
+
+    found = inspect(dataset, tmp_path / "record.json")
+
+    assert read == ["case_0002"]
+    assert found[1].findings[0].message.startswith("label.nii.gz")

@@ -66,7 +66,16 @@ def test_a_missing_or_linked_description_says_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "labels",
-    [{"background": 0, "whole": [1, 2]}, {"ignore": 3, "a": 1}, {"nothing": 0, "background": 1}],
+    [
+        {"background": 0, "whole": [1, 2]},
+        {"ignore": 3, "a": 1},
+        {"nothing": 0, "background": 1},
+        {"a": 1, "b": 1},
+        {"": 1},
+        {"a\n": 1},
+        {"IGNORE": 2},
+        {"background": 0, "1": 2, "Background": 1},
+    ],
 )
 def test_regions_and_reserved_names_are_findings(tmp_path, labels):
     (finding,) = read_description(write(tmp_path, {"labels": labels})).findings
@@ -88,6 +97,7 @@ def test_regions_and_reserved_names_are_findings(tmp_path, labels):
         b'{"labels": {"a": NaN}}',
         b'{"labels": {"a": null}}',
         b'{"labels": {"a": {}}}',
+        b'{"labels": {"a": 1.5}}',
         b'{"labels": [1, 2]}',
         b'{"labels": {"a": 1' + b"0" * 5000 + b"}}",
         b'{"channel_names": ["CT"]}',

@@ -97,8 +97,9 @@ def moved(label, by_mm):
         Volume(make_label().array[:8], (1.0, 1.0, 1.0), np.eye(4)),
         moved(crop(make_label(), (1, 4, 4), (3, 12, 12)), 500),
         Volume(make_label().array, (2.0, 1.0, 1.2), np.diag([1.2, 1.0, 2.0, 1.0])),
+        make_volume(make_label().array[1:9, 3:13, 2:14].copy()),
     ],
-    ids=["same voxels elsewhere", "no header", "outside", "other spacing"],
+    ids=["same voxels elsewhere", "no header", "outside", "other spacing", "copied header"],
 )
 def test_a_label_map_whose_place_is_in_doubt_is_refused(tmp_path, label):
     inspection = inspect_case(write_case(tmp_path, label=label))
@@ -193,3 +194,52 @@ def test_masks_that_overlap_are_refused(tmp_path):
     (finding,) = inspect_case(case).findings
 
     assert finding.rule == "overlapping masks"
+
+
+def test_a_cut_label_map_whose_origin_was_not_saved_is_refused(tmp_path):
+    image = make_image(origin_mm=(-5, -3, -2))
+    label = make_volume(make_label().array[1:9, 3:13, 2:14].copy())
+
+    inspection = inspect_case(write_case(tmp_path, image=image, label=label))
+
+    assert [finding.rule for finding in inspection.findings] == ["shape mismatch"]
+
+
+def test_a_cut_label_map_of_a_healthy_patient_is_no_problem(tmp_path):
+    empty = make_volume(np.zeros((16, 16, 16), np.uint8))
+    case = write_case(tmp_path / "in", label=crop(empty, (1, 3, 2), (5, 13, 14)))
+
+    findings, image, found = repaired(case, tmp_path)
+
+    assert rules_of(findings) == [("repair", "label grid")]
+    assert not found.array.any()
+    assert found.array.shape == image.array.shape
+
+
+def test_what_is_no_number_is_put_right_beside_a_cut_label_map(tmp_path):
+    image = make_image(dtype=np.float32)
+    image.array[14, 14, 14] = np.nan
+    label = make_label((1, 2))
+    case = write_case(tmp_path / "in", image=image, label=crop(label, (1, 3, 2), (5, 13, 14)))
+
+    findings, found, truth = repaired(case, tmp_path)
+
+    assert {rule for _, rule in rules_of(findings)} == {"label grid", "NaN or Inf"}
+    assert np.isfinite(found.array).all()
+    np.testing.assert_array_equal(truth.array, label.array)
+
+
+def test_a_large_value_beside_the_labels_takes_no_label_away(tmp_path):
+    label = make_label((1.0004, 70000), dtype=np.float64)
+    case = write_case(tmp_path / "in", label=label)
+
+    findings, _, found = repaired(case, tmp_path)
+
+    assert rules_of(findings) == [("repair", "label type")]
+    np.testing.assert_array_equal(found.array, make_label((1,)).array)
+
+
+def test_a_value_that_no_label_map_holds_is_refused(tmp_path):
+    inspection = inspect_case(write_case(tmp_path, label=make_label((1e12,), dtype=np.float64)))
+
+    assert [finding.rule for finding in inspection.findings] == ["label values"]

@@ -190,3 +190,30 @@ def test_a_label_map_on_empty_space_is_said(tmp_path):
     image.array[:8] = 0
 
     assert rules_of(write_case(tmp_path, image=image)) == [("warning", "label off the patient")]
+
+
+@pytest.mark.parametrize("padding", [-1024, -2000, -3024])
+def test_a_label_map_on_air_is_said_whatever_lies_outside_of_the_scan(tmp_path, padding):
+    rng = np.random.default_rng(0)
+    values = rng.normal(-1000, 20, (16, 16, 16)).clip(-1024)
+    values[4:12, 4:12, 4:12] = rng.normal(60, 300, (8, 8, 8))
+    values[:, 0, :] = padding
+    label = np.zeros((16, 16, 16), np.uint8)
+    label[1:3, 4:12, 4:12] = 1
+    on_body = np.zeros((16, 16, 16), np.uint8)
+    on_body[5:9, 5:9, 5:9] = 1
+    values[on_body != 0] = rng.normal(-850, 60, 64)
+    image = make_volume(values.astype(np.int16))
+
+    off = rules_of(write_case(tmp_path / "off", image=image, label=make_volume(label)))
+    on = rules_of(write_case(tmp_path / "on", image=image, label=make_volume(on_body)))
+
+    assert on == []
+    assert off == [("warning", "label off the patient")]
+
+
+def test_what_is_dim_beside_a_bright_spot_is_no_empty_space(tmp_path):
+    image = make_image(dtype=np.float32)
+    image.array[14, 14, 14:] = 1e6
+
+    assert rules_of(write_case(tmp_path, image=image)) == []

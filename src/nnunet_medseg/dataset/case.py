@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["Case", "Dataset", "Finding"]
+__all__ = ["Case", "Dataset", "Finding", "number_cases", "tell_without_names"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Case:
         frames: For each of the images, which frame of the file it is; empty when each file holds
             one.
         patient: Whose image it is, where a patient may have several; empty for `source`.
+        series: The files behind each of the images where these are DICOM series; the images are
+            then the first file of each.
+        structures: Value, file and number of each structure of DICOM-SEG or RTSTRUCT files that
+            stand for the label map; the label is then the first of the files.
+        is_layered: Whether a later structure wins where two overlap, as the user has ordered them.
     """
 
     name: str
@@ -53,16 +59,29 @@ class Case:
     masks: tuple[tuple[int, Path], ...] = ()
     frames: tuple[int, ...] = ()
     patient: str = ""
+    series: tuple[tuple[Path, ...], ...] = ()
+    structures: tuple[tuple[int, Path, int], ...] = ()
+    is_layered: bool = False
 
     @property
     def label_files(self) -> tuple[Path, ...]:
-        """The label map, or the masks that stand for it."""
-        return tuple(path for _, path in self.masks) or (self.label,)
+        """The label map, or the masks or files of structures that stand for it."""
+        masks = tuple(path for _, path in self.masks)
+        structures = tuple(dict.fromkeys(path for _, path, _ in self.structures))
+        return masks or structures or (self.label,)
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Every file that is read, each once: images, then the label map or masks."""
-        return (*dict.fromkeys(self.images), *self.label_files)
+        images = (path for files in self.series for path in files) if self.series else self.images
+        return (*dict.fromkeys(images), *self.label_files)
+
+    @property
+    def meanings(self) -> tuple[object, ...]:
+        """What the files stand for, beside what they hold: another reading of the same files."""
+        numbers = tuple((value, number) for value, _, number in self.structures)
+        values = tuple(value for value, _ in self.masks)
+        return (self.frames, values, numbers, self.is_layered)
 
     @property
     def owner(self) -> str:
@@ -99,3 +118,28 @@ def number_cases(cases: list[Case]) -> tuple[Case, ...]:
     return tuple(
         replace(case, name=f"case_{number:04d}") for number, case in enumerate(ordered, start=1)
     )
+
+
+def tell_without_names(finding: Finding, cases: Sequence[Case]) -> str:
+    """Return what was found, with our names of cases in place of the user's names and files.
+
+    Args:
+        finding: Of a check of these cases.
+        cases: All cases, numbered.
+    """
+    by_source = {case.source: case for case in cases}
+    text = finding.message
+    case = by_source.get(finding.case)
+    if case is not None:
+        roles: dict[str, str] = {}
+        for place, path in enumerate(dict.fromkeys(case.images), start=1):
+            roles[path.name] = f"image {place}"
+        roles[case.label.name] = "its file" if case.label.name in roles else "label map"
+        # Longest first, since one name may be part of another.
+        for name in sorted(roles, key=len, reverse=True):
+            text = text.replace(name, roles[name])
+    # The other one of two cases stands at the end.
+    start, of, last = text.rpartition(" of ")
+    if last in by_source:
+        text = f"{start}{of}{by_source[last].name}"
+    return f"{case.name if case is not None else 'dataset'}: {text}"

@@ -14,28 +14,36 @@ import numpy as np
 
 from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.contents import Contents
-from nnunet_medseg.dataset.repairs import WHOLE_TOLERANCE, distance_to_whole
+from nnunet_medseg.dataset.facts import guess_image_type
+from nnunet_medseg.dataset.repairs import LARGEST_WHOLE, WHOLE_TOLERANCE, distance_to_whole
 from nnunet_medseg.volume import GRID_TOLERANCE, grid_shift
 
 __all__ = ["CASE_RULES"]
 
+# nnU-Net computes in float32, where the squares of what is larger are infinite.
+LARGEST_IMAGE_VALUE = 1e18
 SPECK_VOXELS = 3
 BESIDE = 100  # times as large is the structure that specks lie beside
 SMALL_ARRAY = 4096  # voxels
 MOST = 0.5  # of an image
 EMPTY_SHARE = 0.99  # of what is labelled
+AIR_HU = -900.0  # air is -1000 by definition of the scale; lung is about -850, with vessels
+SAMPLE_SIDE, BRIGHT = 64, 99.0  # voxels on each axis, percentile
 EMPTY_RANGE = 0.01  # of the range of values, above the smallest: what surrounds the patient
 
 
 def numbers_only(case: Case, contents: Contents) -> Iterator[Finding]:
-    """Images hold numbers wherever something is labelled, no NaN and nothing infinite."""
+    """Images hold numbers wherever something is labelled, no NaN, nothing infinite or so large."""
+    fix = "Replace them by the value of the background."
     for part in contents.channels:
-        if part.array.dtype.kind == "f":
-            lost = int(part.array.size - np.isfinite(part.array).sum())
-            if lost:
-                message = f"{part.name}: {lost} voxels are NaN or infinite"
-                fix = "Replace them by the value of the background."
-                yield Finding("error", case.source, "NaN or Inf", message, fix)
+        is_float = part.array.dtype.kind == "f"
+        lost = int(part.array.size - np.isfinite(part.array).sum()) if is_float else 0
+        if lost:
+            message = f"{part.name}: {lost} voxels are NaN or infinite"
+            yield Finding("error", case.source, "NaN or Inf", message, fix)
+        elif max(float(part.array.max()), -float(part.array.min())) > LARGEST_IMAGE_VALUE:
+            message = f"{part.name} holds values beyond {LARGEST_IMAGE_VALUE:g}, as damage leaves"
+            yield Finding("error", case.source, "NaN or Inf", message, fix)
 
 
 def one_grid(case: Case, contents: Contents) -> Iterator[Finding]:
@@ -73,7 +81,7 @@ def varying_images(case: Case, contents: Contents) -> Iterator[Finding]:
 
 
 def label_values(case: Case, contents: Contents) -> Iterator[Finding]:
-    """Label maps hold whole numbers that are not negative."""
+    """Label maps hold whole numbers that are neither negative nor huge."""
     if contents.label is None:
         return
     array = contents.label.array
@@ -85,6 +93,9 @@ def label_values(case: Case, contents: Contents) -> Iterator[Finding]:
     elif array.min() < 0:
         message = f"{contents.label.name} holds the negative value {array.min():g}"
         yield Finding("error", case.source, "label values", message, "Use values from 0 upwards.")
+    elif array.max() > LARGEST_WHOLE:
+        message = f"{contents.label.name} holds the value {array.max():g}, too large for a label"
+        yield Finding("error", case.source, "label values", message, "Use small whole numbers.")
 
 
 def specks(case: Case, contents: Contents) -> Iterator[Finding]:
@@ -165,7 +176,13 @@ def on_the_patient(case: Case, contents: Contents) -> Iterator[Finding]:
     low, high = float(image.min()), float(image.max())
     if not np.isfinite(high - low) or high == low:
         return
-    share = float((values <= low + EMPTY_RANGE * (high - low)).mean())
+    # Of a sample, and not the highest value, which may be a spike or what gathers a tracer.
+    sample = image[tuple(slice(None, None, 1 + side // SAMPLE_SIDE) for side in image.shape)]
+    empty = low + EMPTY_RANGE * (float(np.percentile(sample, BRIGHT)) - low)
+    if guess_image_type([(low, high)]) == "CT":
+        # However noisy, and whatever far lower value fills what the scanner does not see.
+        empty = max(empty, AIR_HU)
+    share = float((values <= empty).mean())
     if share > EMPTY_SHARE:
         message = f"{share:.0%} of what {contents.label.name} marks is empty space in the image"
         fix = "Look whether it is the label map of another patient, or mirrored or shifted."

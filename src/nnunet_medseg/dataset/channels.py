@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from nnunet_medseg.dataset.facts import CaseFacts, guess_image_type
 from nnunet_medseg.errors import UsageError
 
-__all__ = ["ChannelPlan", "choose_channels", "parse_image_types"]
+__all__ = ["ChannelPlan", "choose_channels", "hide_names", "parse_image_types"]
+
+# What the name of an image says of how it was taken, and not of whom.
+KNOWN_WORD = re.compile(
+    r"img|image|ct|cbct|cta|mri?|mra|pet|fdg|suv|spect|us|t1\w{0,3}|t2\w{0,3}|pdw?|flair|dwi|adc|swi"
+    r"|dce|b\d{1,4}|\d{1,2}|pre|post|native|arterial|venous|portal|delayed|late|early|phase|fat|water|sat",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,23 @@ def parse_image_types(text: str) -> tuple[str, ...]:
     return names
 
 
+def hide_names(listed: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of channels without those that may name a patient.
+
+    Of several patients, what tells the images apart is the same in all. Of one alone, the name of
+    a file may be the patient's, and it would go into the model.
+
+    Examples:
+        >>> hide_names(["T1w", "fat_sat", "Miller FLAIR"])
+        ('T1w', 'fat_sat', '')
+    """
+
+    def is_known(name: str) -> bool:
+        return all(KNOWN_WORD.fullmatch(word) for word in re.split(r"[\W_]+", name) if word)
+
+    return tuple(name if is_known(name) else "" for name in listed)
+
+
 def choose_channels(
     wishes: Sequence[str], listed: Sequence[str], facts: Sequence[CaseFacts]
 ) -> ChannelPlan:
@@ -76,12 +100,15 @@ def _follow(
 ) -> ChannelPlan:
     known = [name.lower() for name in listed]
     asked = [name.lower() for name in wishes]
-    if len(wishes) > 1 and sorted(known) == sorted(asked):
+    # Of channels of one name, as two of MRI, the names do not tell which is which.
+    are_distinct = len(set(known)) == len(known)
+    if len(wishes) > 1 and are_distinct and sorted(known) == sorted(asked):
         order = tuple(known.index(name) for name in asked)
         return ChannelPlan(_plain_ct(wishes), order, "from -i, matched with the file names")
     if len(wishes) == len(listed):
         return ChannelPlan(_plain_ct(wishes), as_listed, "from -i")
-    if len(wishes) == 1:
+    # The name of one of the images is not the kind of all of them.
+    if len(wishes) == 1 and (asked[0] not in known or len(set(known)) == 1):
         (kind,) = wishes
         names = tuple(kind if kind.upper() == "CT" or not name else name for name in listed)
         return ChannelPlan(_plain_ct(names), as_listed, "from -i, the same for all images")

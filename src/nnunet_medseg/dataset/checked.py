@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding
-from nnunet_medseg.dataset.channels import ChannelPlan, choose_channels
+from nnunet_medseg.dataset.channels import ChannelPlan, choose_channels, hide_names
 from nnunet_medseg.dataset.checks import Inspection, inspect_cases
-from nnunet_medseg.dataset.dataset_rules import judge_channels, judge_dataset
+from nnunet_medseg.dataset.dataset_rules import (
+    judge_channels,
+    judge_dataset,
+    usual_channels,
+)
 from nnunet_medseg.dataset.facts import CaseFacts, facts_from_json
 from nnunet_medseg.dataset.labels import Label, LabelMap, LabelWish, resolve_labels
 from nnunet_medseg.dataset.splits import Split, split_folds
@@ -109,7 +113,7 @@ def check_dataset(
     findings = list(dataset.findings)
     findings += [finding for item in inspections for finding in item.findings]
     findings += judge_dataset(dataset.cases, facts)
-    findings += _unnamed_frames(dataset, wishes, facts)
+    findings += _wrong_frames(dataset, wishes, facts)
     has_errors = any(finding.severity == "error" for finding in findings)
     if not facts:
         # What can be said about labels and folds without a readable case misleads.
@@ -119,13 +123,14 @@ def check_dataset(
     except UserError as error:
         findings.append(Finding("error", "", "options", error.problem, error.fix))
         return CheckOutcome(None, _worst_first(findings), error=None if has_errors else error)
+    findings += _remapped(checked.labels)
     findings += _unasked_labels(dataset.cases, facts, checked.labels)
     sources = {case.name: case.source for case in dataset.cases}
     findings += judge_channels(sources, checked.facts, checked.channels)
     return CheckOutcome(None if has_errors else checked, _worst_first(findings), reason)
 
 
-def _unnamed_frames(
+def _wrong_frames(
     dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]
 ) -> Iterator[Finding]:
     """The frames of a file are channels only when as many image types are named."""
@@ -133,7 +138,11 @@ def _unnamed_frames(
     for fact in facts:
         case = by_name[fact.name]
         count = len(fact.value_ranges)
-        if count > len(case.images) and count not in {
+        if count > len(case.images) > 1:
+            message = f"its {len(case.images)} images have {count} frames together (one is 4D)"
+            fix = "Save each frame that is to be a channel as a 3D file, for every patient alike."
+            yield Finding("error", case.source, "4D", message, fix)
+        elif count > len(case.images) and count not in {
             len(wishes.image_types),
             len(dataset.channels),
         }:
@@ -143,6 +152,17 @@ def _unnamed_frames(
                 "are points in time, save the one to train on as a 3D file."
             )
             yield Finding("error", case.source, "4D", message, fix)
+
+
+def _remapped(labels: LabelMap) -> Iterator[Finding]:
+    """The values of labels that are not 1 … n become so for training."""
+    others = [label for label in labels if label.value != label.index]
+    if others:
+        shown = ", ".join(f"{label.value} to {label.index}" for label in others[:MAX_SHOWN_VALUES])
+        more = " …" if len(others) > MAX_SHOWN_VALUES else ""
+        message = f"values of labels are changed for training: {shown}{more}"
+        fix = "Segmentations come with your own values; your own files stay as they are."
+        yield Finding("repair", "", "label values", message, fix)
 
 
 def _unasked_labels(
@@ -168,22 +188,28 @@ def _settle(dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]) -> tup
     found = Counter(value for fact in facts for value in fact.label_voxels)
     by_value = {value: found[value] for value in sorted(found)}
     labels = resolve_labels(wishes.labels, by_value, dataset.label_names)
-    count = max(len(fact.value_ranges) for fact in facts)
+    count = usual_channels(facts)
+    # The others are an error of their own.
+    # Signatures have been compared; of 1,000 cases they are most of a record that is often read.
+    alike = [replace(fact, signature=()) for fact in facts if len(fact.value_ranges) == count]
     # Frames have no names of their own, unless the dataset names as many.
     listed = dataset.channels if len(dataset.channels) == count else ("",) * count
-    channels = choose_channels(wishes.image_types, listed, facts)
+    if len({case.owner for case in dataset.cases}) == 1 and len(wishes.image_types) != count:
+        listed = hide_names(listed)
+    channels = choose_channels(wishes.image_types, listed, alike)
     classes = {fact.name: frozenset(fact.label_voxels) for fact in facts}
     folds = split_folds(dataset.cases, classes, wishes.fold, wishes.seed)
     expanded = tuple(_expand(case, count) for case in dataset.cases)
-    cases, ordered = _in_order(expanded, facts, channels)
+    cases, ordered = _in_order(expanded, alike, channels)
     for split in folds.values():
-        _require_foreground(ordered, labels, split)
+        _require_foreground(facts, labels, split)
     return Checked(cases, ordered, labels, channels.names, folds), channels.reason
 
 
 def _require_foreground(facts: Sequence[CaseFacts], labels: LabelMap, split: Split) -> None:
     values = {label.value for label in labels}
-    trained = [fact for fact in facts if fact.name in split.train]
+    names = set(split.train)
+    trained = [fact for fact in facts if fact.name in names]
     missing = [
         label.name
         for label in labels
@@ -197,7 +223,7 @@ def _require_foreground(facts: Sequence[CaseFacts], labels: LabelMap, split: Spl
 
 def _expand(case: Case, count: int) -> Case:
     """Return a case with one entry a channel, where its one file holds them as frames."""
-    if len(case.images) == count:
+    if len(case.images) != 1 or count == 1:
         return case
     return replace(case, images=case.images * count, frames=tuple(range(count)))
 
@@ -241,6 +267,8 @@ def save_checked(path: Path, checked: Checked) -> None:
         case["images"] = [str(image) for image in case["images"]]
         case["label"] = str(case["label"])
         case["masks"] = [(value, str(path)) for value, path in case["masks"]]
+        case["series"] = [[str(path) for path in files] for files in case["series"]]
+        case["structures"] = [(value, str(path), n) for value, path, n in case["structures"]]
     write_json(path, content, mode=0o600)
 
 
@@ -265,5 +293,7 @@ def _case(item: dict[str, Any]) -> Case:
         "label": Path(item["label"]),
         "masks": tuple((value, Path(path)) for value, path in item["masks"]),
         "frames": tuple(item["frames"]),
+        "series": tuple(tuple(map(Path, files)) for files in item["series"]),
+        "structures": tuple((value, Path(path), n) for value, path, n in item["structures"]),
     }
     return Case(**(item | paths))

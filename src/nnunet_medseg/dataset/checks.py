@@ -21,10 +21,11 @@ from nnunet_medseg.dataset.facts import CaseFacts, signature_of
 from nnunet_medseg.dataset.repairs import repair
 from nnunet_medseg.hardware import workers_for
 from nnunet_medseg.parallel import map_in_workers
-from nnunet_medseg.volume import orientation_code
+from nnunet_medseg.volume import Volume, orientation_code
 
 __all__ = ["Inspection", "inspect_case", "inspect_cases"]
 
+ENDS = ("RL", "AP", "SI")  # of the axes of a body
 # Starting workers costs about a second; below this size one process has read everything by then.
 SMALL_DATASET_BYTES = 200e6
 # Compressed medical images unpack to about this many times their size, and reading needs copies.
@@ -80,8 +81,19 @@ def _facts(case: Case, contents: Contents) -> CaseFacts:
         label_voxels=_count_values(label.array),
         changed_parts=tuple(place for place, part in enumerate(contents.parts) if part.is_changed),
         content=_hash(contents),
-        signature=signature_of(first.array),
+        signature=signature_of(_towards_ras(first)),
     )
+
+
+def _towards_ras(volume: Volume) -> np.ndarray[Any, Any]:
+    """Return a view of the voxels, shape `(z, y, x)`, with axes that point as those of RAS."""
+    code = orientation_code(volume)
+    places = [next(place for place, ends in enumerate(ENDS) if end in ends) for end in code]
+    view = np.transpose(volume.array.T, np.argsort(places))
+    ends = sorted(code, key=lambda end: places[code.index(end)])
+    flips = tuple(slice(None, None, 1 if end in "RAS" else -1) for end in ends)
+    turned: np.ndarray[Any, Any] = view[flips].T
+    return turned
 
 
 def _hash(contents: Contents) -> str:

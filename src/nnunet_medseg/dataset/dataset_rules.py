@@ -16,7 +16,7 @@ import numpy as np
 from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.facts import CaseFacts, guess_image_type
 
-__all__ = ["DATASET_RULES", "judge_channels", "judge_dataset"]
+__all__ = ["DATASET_RULES", "judge_channels", "judge_dataset", "usual_channels"]
 
 FAR = 3.0  # times the median of all cases
 FAR_VOLUME = 20.0
@@ -67,7 +67,8 @@ def image_almost_once(seen: Facts) -> Iterator[Finding]:
     """No two cases have almost the same image, as the same scan stored in two ways."""
     by_shape: dict[tuple[int, ...], list[tuple[Case, CaseFacts]]] = {}
     for case, fact in seen:
-        by_shape.setdefault(fact.shape, []).append((case, fact))
+        # Signatures are of images that are turned the same way; shapes are as stored.
+        by_shape.setdefault(tuple(sorted(fact.shape)), []).append((case, fact))
     for group in by_shape.values():
         signatures = np.array([fact.signature for _, fact in group])
         likeness = signatures @ signatures.T
@@ -111,13 +112,19 @@ def something_to_learn(seen: Facts) -> Iterator[Finding]:
 
 def same_channels(seen: Facts) -> Iterator[Finding]:
     """All cases have the same number of images."""
-    counts = [len(fact.value_ranges) for fact in seen.facts]
-    usual = statistics.mode(counts) if counts else 0
-    for (case, _), count in zip(seen, counts, strict=True):
+    usual = usual_channels(seen.facts) if seen.facts else 0
+    for case, fact in seen:
+        count = len(fact.value_ranges)
         if count != usual:
             message = f"it has {count} images or frames, where most have {usual}"
             fix = "Give every patient the same images."
             yield Finding("error", case.source, "channels", message, fix)
+
+
+def usual_channels(facts: Sequence[CaseFacts]) -> int:
+    """Return how many channels most cases have; the more of two numbers that are as frequent."""
+    counts = Counter(len(fact.value_ranges) for fact in facts)
+    return max(counts, key=lambda count: (counts[count], count))
 
 
 def usual_spacing(seen: Facts) -> Iterator[Finding]:

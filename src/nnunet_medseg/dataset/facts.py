@@ -32,7 +32,8 @@ class CaseFacts:
             holds: it was repaired, is a frame of several, or is merged from masks.
         content: Hash of the voxels of the first image.
         orientation: Where the axes x, y, z of the first image point, such as `LPS`.
-        signature: Some voxels of the first image, spread evenly; their mean is 0 and their norm 1.
+        signature: Some voxels of the first image, spread evenly, in the order of RAS; their mean is
+            0 and their norm 1.
     """
 
     name: str

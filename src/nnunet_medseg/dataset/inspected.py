@@ -1,11 +1,13 @@
 """What was found in files that were read before, so that a kept dataset is not read again.
 
-Promises: a case counts as known only when every one of its files has the same hash as then.
+Promises: a case counts as known only when every one of its files has the same hash and the same
+name as then, and was looked at by the same rules.
 Does not promise: to know cases with errors; these are read every time.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,9 +19,11 @@ from nnunet_medseg.dataset.facts import facts_from_json
 from nnunet_medseg.files import read_cache, write_json
 from nnunet_medseg.volume import files_of
 
-__all__ = ["InspectionRecord"]
+__all__ = ["RULES_FORMAT", "InspectionRecord"]
 
-FORMAT = 2
+# Goes up with every change of the rules, the repairs or the facts: what is known was found by those
+# of the time, and so was what has been converted.
+RULES_FORMAT = 3
 
 
 class InspectionRecord:
@@ -35,7 +39,7 @@ class InspectionRecord:
         self._hashes = hashes
         self._known: dict[str, dict[str, Any]] = {}
         content = read_cache(path)
-        if content.get("format") == FORMAT and isinstance(content.get("cases"), dict):
+        if content.get("format") == RULES_FORMAT and isinstance(content.get("cases"), dict):
             self._known = content["cases"]
 
     def inspect(
@@ -62,15 +66,15 @@ class InspectionRecord:
             found.append(inspection)
             if key and inspection.facts is not None:
                 self._known[key] = asdict(inspection)
-        write_json(self._path, {"format": FORMAT, "cases": self._known}, mode=0o600)
+        write_json(self._path, {"format": RULES_FORMAT, "cases": self._known}, mode=0o600)
         return found
 
     def _key(self, case: Case) -> str:
         files = [part for path in case.files for part in files_of(path)]
         hashes = [self._hashes.get(path, "") for path in files]
-        # Masks mean something else under another value, and frames in another order.
-        kinds = [str(value) for value, _ in case.masks] + [str(frame) for frame in case.frames]
-        return "-".join([*hashes, *kinds]) if all(hashes) else ""
+        # Findings tell of files by their names, and endings say how they are read.
+        names = [path.name for path in case.files]
+        return json.dumps([hashes, case.meanings, names]) if all(hashes) else ""
 
 
 def _recall(record: Any, case: Case) -> Inspection | None:

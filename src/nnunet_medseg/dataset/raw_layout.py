@@ -71,6 +71,8 @@ def read_description(folder: Path) -> Description:
         content = read_json(path)
         channels = content.get("channel_names", content.get("modality", {}))
         names = tuple(str(channels[key]) for key in sorted(channels, key=int))
+        # What is no name is as good as none.
+        names = tuple(name if _is_name(name) else "" for name in names)
         labels, findings = _read_labels(content.get("labels", {}))
         training = _read_training(content.get("training", []))
     except (
@@ -100,17 +102,48 @@ def _damaged() -> Finding:
 
 
 def _read_labels(labels: dict[str, Any]) -> tuple[dict[int, str], tuple[Finding, ...]]:
-    names: dict[int, str] = {}
+    found: dict[int, set[str]] = {}
     findings = []
+    # Version 1 and the Decathlon write value -> name, version 2 writes name -> value.
+    by_value = all(re.fullmatch(r"-?\d+", key) for key in labels)
     for key, value in labels.items():
-        # Version 1 and the Decathlon write value -> name, version 2 writes name -> value.
-        name, number = (value, key) if re.fullmatch(r"-?\d+", key) else (key, value)
-        if isinstance(number, list) or name == "ignore":
+        name, number = (value, key) if by_value else (key, value)
+        if isinstance(number, list) or str(name).lower() == "ignore":
             findings.append(_unusable(str(name)))
-        elif int(number) != 0:
-            names[int(number)] = str(name)
-    findings += [_reserved(value) for value, name in names.items() if name == "background"]
+        elif _whole(number) != 0:
+            found.setdefault(_whole(number), set()).add(str(name))
+    names = {value: min(called) for value, called in found.items()}
+    findings += [_reserved(value) for value, name in names.items() if name.lower() == "background"]
+    findings += [_nameless(value) for value, name in names.items() if not _is_name(name)]
+    findings += [_named_twice(value, called) for value, called in found.items() if len(called) > 1]
     return names, tuple(findings)
+
+
+def _whole(number: Any) -> int:
+    whole = int(number)
+    # A text of digits is one too; 1.5 is none.
+    if not isinstance(number, str) and whole != number:
+        problem = f"{number} is no label value"
+        raise ValueError(problem)
+    return whole
+
+
+def _is_name(text: str) -> bool:
+    """Tell whether a text can be the name of a label or a channel."""
+    return bool(text.strip()) and text.isprintable()
+
+
+def _nameless(value: int) -> Finding:
+    message = f"dataset.json gives the label value {value} a name that is empty or not printable"
+    fix = "Give the value a name in dataset.json."
+    return Finding("error", "", "label kind", message, fix)
+
+
+def _named_twice(value: int, names: set[str]) -> Finding:
+    message = f"dataset.json gives the label value {value} {len(names)} names: "
+    message += ", ".join(sorted(names))
+    fix = "Leave one name for each value in dataset.json."
+    return Finding("error", "", "label kind", message, fix)
 
 
 def _unusable(name: str) -> Finding:
@@ -177,11 +210,14 @@ def write_description(
 def read_cases(raw: Path) -> tuple[RawCase, ...]:
     """List the converted cases, sorted by name."""
     images, labels = (raw / DATASET_NAME / folder for folder in (IMAGES, LABELS))
+    # In one pass: a search for each case would look at every file of every other.
+    channels: dict[str, list[Path]] = {}
+    for image in sorted(images.glob(f"*_[0-9][0-9][0-9][0-9]{FILE_ENDING}")):
+        channels.setdefault(image.name[: -len(f"_0000{FILE_ENDING}")], []).append(image)
     cases = []
     for label in sorted(labels.glob(f"*{FILE_ENDING}")):
         name = label.name[: -len(FILE_ENDING)]
-        channels = tuple(sorted(images.glob(f"{name}_[0-9][0-9][0-9][0-9]{FILE_ENDING}")))
-        cases.append(RawCase(name, channels, label))
+        cases.append(RawCase(name, tuple(channels.get(name, ())), label))
     return tuple(cases)
 
 

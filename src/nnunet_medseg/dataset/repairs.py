@@ -17,12 +17,20 @@ from nnunet_medseg.dataset.contents import Contents, Part
 from nnunet_medseg.volume import GRID_TOLERANCE, Volume, grid_shift
 from nnunet_medseg.volume.grid import from_sitk, to_sitk
 
-__all__ = ["REPAIRS", "SAME_GRID", "WHOLE_TOLERANCE", "distance_to_whole", "repair"]
+__all__ = [
+    "LARGEST_WHOLE",
+    "REPAIRS",
+    "SAME_GRID",
+    "WHOLE_TOLERANCE",
+    "distance_to_whole",
+    "repair",
+]
 
 # Two grids that are equal to this share of a voxel differ by rounding in the header only.
 SAME_GRID = 1e-3
 # Whole numbers that went through a float32 or a scale in the header are off by less than this.
 WHOLE_TOLERANCE = 1e-3
+LARGEST_WHOLE = np.iinfo(np.uint32).max
 # A voxel beyond the outermost centre belongs to the image by half; the rest is rounding.
 MARGIN_VOXELS = 0.5 + GRID_TOLERANCE
 
@@ -78,14 +86,14 @@ def whole_labels(case: Case, contents: Contents) -> Repaired:
     low, high = float(label.array.min()), float(label.array.max())
     if distance_to_whole(label.array) > WHOLE_TOLERANCE or low < -WHOLE_TOLERANCE:
         return contents, []
-    if round(high) > np.iinfo(np.uint16).max:
+    if round(high) > LARGEST_WHOLE:
         return contents, []
-    kind = np.uint8 if round(high) < 256 else np.uint16
+    kind = np.min_scalar_type(max(0, round(high)))
     whole = np.empty(label.array.shape, kind)
     for slice_, rounded in zip(label.array, whole, strict=True):
         rounded[:] = np.rint(slice_)
     volume = label.volume.with_array(whole)
-    text = f"{label.name}: whole numbers stored as {label.array.dtype} became {np.dtype(kind)}"
+    text = f"{label.name}: whole numbers stored as {label.array.dtype} became {kind}"
     return replace(contents, label=label.with_volume(volume)), [_done(case, "label type", text)]
 
 
@@ -103,7 +111,8 @@ def label_on_image_grid(case: Case, contents: Contents) -> Repaired:
     Of another shape, as where it was cropped or drawn on finer slices; or of the same voxels in
     another order. Not where the shape is the same and the grid is not: then one of the headers is
     wrong, and nobody knows which. Not where anything labelled lies outside of the image, where a
-    value would be lost, or where the header of the label map says nothing at all.
+    value would be lost, or where the header of the label map says nothing at all, or only what
+    was copied from the image's: a part of it, saved so, would come back in its corner.
     """
     label = contents.label
     if label is None or not contents.channels:
@@ -121,11 +130,12 @@ def label_on_image_grid(case: Case, contents: Contents) -> Repaired:
 
 def _is_sure(image: Volume, label: Volume) -> bool:
     """Tell whether the header of the label map tells without doubt where it lies."""
-    plain = np.abs(label.affine[:3, :3])
-    has_no_header = np.allclose(plain, np.eye(3)) and np.allclose(label.affine[:3, 3], 0)
-    if has_no_header or not np.any(label.array):
+    if _has_no_place(image, label):
         return False
-    is_inside = _reach(label, image, *_foreground_box(label.array)) <= MARGIN_VOXELS
+    is_inside = (
+        not np.any(label.array)
+        or _reach(label, image, *_foreground_box(label.array)) <= MARGIN_VOXELS
+    )
     if sorted(label.array.shape) != sorted(image.array.shape):
         return is_inside
     # The same voxels in another order fill exactly the same box.
@@ -135,6 +145,16 @@ def _is_sure(image: Volume, label: Volume) -> bool:
         and _reach(label, image, np.zeros(3), last) <= GRID_TOLERANCE
         and _fills(label, image)
     )
+
+
+def _has_no_place(image: Volume, label: Volume) -> bool:
+    """Tell whether the header of a label map says nothing of its own about where it lies."""
+    rounding_mm = GRID_TOLERANCE * min(image.spacing_mm)
+    has_no_origin = not label.affine[:3, 3].any()
+    has_no_axes = np.allclose(np.abs(label.affine[:3, :3]), np.eye(3))
+    is_copied = np.allclose(label.affine, image.affine, rtol=0, atol=rounding_mm)
+    is_elsewhere = np.abs(image.affine[:3, 3]).max() > rounding_mm
+    return bool(is_copied or (has_no_origin and (has_no_axes or is_elsewhere)))
 
 
 def _fills(label: Volume, image: Volume) -> bool:
@@ -200,8 +220,9 @@ def _done(case: Case, rule: str, message: str) -> Finding:
 
 REPAIRS: Sequence[Callable[[Case, Contents], Repaired]] = (
     reading,
-    lost_values,
     whole_labels,
     label_on_image_grid,
+    # Only on one grid can be told what is labelled.
+    lost_values,
     header_noise,
 )

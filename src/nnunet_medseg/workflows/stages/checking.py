@@ -12,6 +12,7 @@ from nnunet_medseg.budget.estimate import (
     closing_s,
     expected_s,
 )
+from nnunet_medseg.dataset.case import tell_without_names
 from nnunet_medseg.dataset.checked import Checked, load_checked, save_checked
 from nnunet_medseg.dataset.convert import ConversionJob, convert_cases
 from nnunet_medseg.dataset.inspected import InspectionRecord
@@ -58,8 +59,7 @@ def check(run: Run) -> None:
     _require_disk(run, checked)
     _require_time(run, checked)
     # What is delivered calls patients by our names only.
-    names = {case.source: case.name for case in checked.cases}
-    lines = [f"{names.get(item.case, 'dataset')}: {item.message}" for item in findings]
+    lines = [tell_without_names(finding, checked.cases) for finding in findings]
     write_json(run.folder.findings_file, lines, mode=0o600)
     save_checked(run.folder.check_file, checked)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.dataset.checked import load_checked
+from nnunet_medseg.dataset.inspected import RULES_FORMAT
 from nnunet_medseg.dataset.raw_layout import (
     RawCase,
     describe_json,
@@ -142,12 +143,13 @@ def content_key(run: Run) -> str:
         return [hashes.get(part, "") for part in parts]
 
     content = [
+        # Another version may put the same files right in another way.
+        RULES_FORMAT,
         [(label.value, label.index) for label in checked.labels],
         [
             [
                 case.name,
-                case.frames,
-                [value for value, _ in case.masks],
+                case.meanings,
                 [hash_of(path) for path in case.files],
             ]
             for case in checked.cases

@@ -1,0 +1,165 @@
+"""Frames of DICOM images: where each lies in the patient, in files of one frame and of many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nnunet_medseg.volume.dicom.opening import damage_told, first_item, open_dataset
+from nnunet_medseg.volume.grid import GRID_TOLERANCE, Volume
+from nnunet_medseg.volume.problems import VolumeError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+__all__ = ["Frame", "Source", "geometry_of", "group_of", "labels_on", "read_source"]
+
+# Cosine of the angle between the normal of the slices and the way from one to the next, below
+# which the gantry was tilted; two degrees.
+TILTED = 0.9994
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a series.
+
+    Attributes:
+        kind: SOP class of its file.
+        uid: SOP instance of its file.
+        number: From 1, in a file of many frames; None in a file of one.
+        geometry: Columns in LPS mm, shape `(3, 3)`: a step along a row, a step down a column,
+            and the centre of the first pixel.
+    """
+
+    kind: str
+    uid: str
+    number: int | None
+    geometry: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The headers and frames of a series, in the order in which its files were given."""
+
+    headers: tuple[Dataset, ...]
+    frames: tuple[Frame, ...]
+    shape: tuple[int, int]
+
+
+def group_of(dataset: Any, place: int, name: str) -> Any:
+    """Return what is said of one frame, or of all frames alike.
+
+    Raises:
+        VolumeError: When it is said nowhere.
+    """
+    described = dataset.get("PerFrameFunctionalGroupsSequence")
+    item = first_item(described[place], name) if described else None
+    item = item or first_item(first_item(dataset, "SharedFunctionalGroupsSequence"), name)
+    if item is None:
+        problem = "the header does not say where the frames lie, or what they show"
+        raise VolumeError("header", problem, "Export the file again.")
+    return item
+
+
+def geometry_of(dataset: Any, place: int) -> np.ndarray[Any, Any]:
+    """Return where a frame lies, as in `Frame.geometry`."""
+    if "PerFrameFunctionalGroupsSequence" in dataset or "ImagePositionPatient" not in dataset:
+        plane = group_of(dataset, place, "PlaneOrientationSequence")
+        measures = group_of(dataset, place, "PixelMeasuresSequence")
+        position = group_of(dataset, place, "PlanePositionSequence")
+    else:
+        plane = measures = position = dataset
+    cosines = np.array(plane.ImageOrientationPatient, dtype=float).reshape(2, 3)
+    down, along = (float(side) for side in measures.PixelSpacing)
+    first = np.array(position.ImagePositionPatient, dtype=float)
+    return np.stack([cosines[0] * along, cosines[1] * down, first], axis=1)
+
+
+def read_source(files: Sequence[Path]) -> Source:
+    """Read the headers of a series; its pixels stay where they are.
+
+    Raises:
+        VolumeError: When a file cannot be read, or the files are not one series.
+    """
+    with damage_told():
+        headers = tuple(open_dataset(path, header_only=True) for path in files)
+        shapes = {(int(header.Rows), int(header.Columns)) for header in headers}
+        series = {str(header.SeriesInstanceUID) for header in headers}
+        if len(shapes) != 1 or len(series) != 1:
+            problem = "the files are not the images of one series"
+            raise VolumeError("series", problem, "Give the files of one series only.")
+        frames = [frame for header in headers for frame in _frames(header)]
+        return Source(headers, tuple(frames), shapes.pop())
+
+
+def _frames(header: Dataset) -> list[Frame]:
+    kind, uid = str(header.SOPClassUID), str(header.SOPInstanceUID)
+    if "PerFrameFunctionalGroupsSequence" not in header:
+        return [Frame(kind, uid, None, geometry_of(header, 0))]
+    count = len(header.PerFrameFunctionalGroupsSequence)
+    return [Frame(kind, uid, place + 1, geometry_of(header, place)) for place in range(count)]
+
+
+def labels_on(source: Source, labels: Volume) -> np.ndarray[Any, Any]:
+    """Return the label map as the frames of the series see it.
+
+    Where the gantry was tilted, labels of the straightened image are taken from the nearest voxel.
+
+    Returns:
+        Values, shape `(frame, y, x)`.
+
+    Raises:
+        VolumeError: When the label map does not lie on the voxels of the series, or reaches
+            beyond it.
+    """
+    inverse = np.linalg.inv(labels.affine)
+    seen = np.zeros((len(source.frames), *source.shape), labels.array.dtype)
+    worst = 0.0
+    for plane, frame in zip(seen, source.frames, strict=True):
+        indices, rest = _nearest(inverse, frame.geometry, source.shape)
+        worst = max(worst, rest)
+        inside = np.ones(source.shape, bool)
+        for axis, size in zip(indices, labels.array.shape[::-1], strict=True):
+            inside &= (axis >= 0) & (axis < size)
+        x, y, z = (axis[inside] for axis in indices)
+        plane[inside] = labels.array[z, y, x]
+    if not _is_tilted(source):
+        if worst > GRID_TOLERANCE:
+            raise _elsewhere("does not lie on the voxels of the series")
+        if np.count_nonzero(seen) != np.count_nonzero(labels.array):
+            raise _elsewhere("does not show the same slices as the series")
+    return seen
+
+
+def _nearest(
+    inverse: np.ndarray[Any, Any], geometry: np.ndarray[Any, Any], shape: tuple[int, int]
+) -> tuple[list[np.ndarray[Any, Any]], float]:
+    """Return indices x, y, z of the voxels nearest to the pixels, and how far away they are."""
+    steps = inverse[:3, :3] @ geometry
+    steps[:, 2] += inverse[:3, 3]
+    down, along = np.arange(shape[0])[:, None], np.arange(shape[1])[None, :]
+    places = [row[0] * along + row[1] * down + row[2] for row in steps]
+    indices = [np.rint(axis) for axis in places]
+    rest = max(
+        float(np.abs(axis - index).max()) for axis, index in zip(places, indices, strict=True)
+    )
+    return [index.astype(np.int64) for index in indices], rest
+
+
+def _is_tilted(source: Source) -> bool:
+    first, last = source.frames[0].geometry, source.frames[-1].geometry
+    way = last[:, 2] - first[:, 2]
+    length = float(np.linalg.norm(way))
+    normal = np.cross(first[:, 0], first[:, 1])
+    if length == 0:
+        return False
+    return abs(float(way @ normal)) / (length * float(np.linalg.norm(normal))) < TILTED
+
+
+def _elsewhere(where: str) -> VolumeError:
+    fix = "Give the label map that was predicted for this series."
+    return VolumeError("grid", f"the label map {where}", fix)
