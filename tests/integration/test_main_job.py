@@ -72,7 +72,8 @@ def test_the_report_shows_the_patients_that_were_held_out_and_the_figures_of_the
     assert 1 <= seen["cases"] <= 6
     assert [stage["name"] for stage in manifest["stages"]][:3] == ["check", "convert", "plan"]
     curve = manifest["curves"][0]
-    assert curve["minutes"][-1] == pytest.approx(manifest["training"]["used_s"] / 60)
+    # The last checkpoint is written after the last epoch, and takes a moment.
+    assert curve["minutes"][-1] == pytest.approx(manifest["training"]["used_s"] / 60, rel=0.05)
     assert not any(name in json.dumps(manifest) for name in PATIENTS)
 
 
