@@ -114,7 +114,8 @@ class CaseSegmenter:
         # Holes that nnU-Net would fill change no box.
         filled = (image != 0).any(axis=0)
         box = tuple(_extent(filled, axis) for axis in range(filled.ndim))
-        return image[(slice(None), *box)], [None], box
+        where: tuple[Any, ...] = (slice(None), *box)
+        return image[where], [None], box
 
     def _spacing(self, spacing_mm: Sequence[float]) -> list[float]:
         """Return the spacing of the network; one of slices leaves their distance as it is."""
@@ -180,7 +181,8 @@ class CaseSegmenter:
         found = self._on_box(logits, prepared, probabilities_of_logits)
         whole = np.zeros((len(found), *prepared.shape), dtype=np.float32)
         whole[0] = 1.0
-        whole[(slice(None), *prepared.box)] = found
+        where: tuple[Any, ...] = (slice(None), *prepared.box)
+        whole[where] = found
         return whole.transpose([0, *(axis + 1 for axis in self._plans.transpose_backward)])
 
     def _on_box(self, logits: torch.Tensor, prepared: Prepared, make: Any) -> np.ndarray[Any, Any]:

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import (
     compute_gaussian,
     compute_steps_for_sliding_window,
@@ -46,7 +45,7 @@ def slide(
     Raises:
         ModelError: When the network returns numbers too large for half precision.
     """
-    padded, inner = pad_nd_image(image, tile, "constant", {"value": 0}, True, None)
+    padded, inner = _padded(image, tile)
     weights = compute_gaussian(
         tuple(tile), sigma_scale=1.0 / 8, value_scaling_factor=10, device=torch.device("cpu")
     )
@@ -67,7 +66,20 @@ def slide(
     if not torch.isfinite(total).all():
         problem = "The network of the model returns numbers that are too large."
         raise ModelError(problem, fix="Copy the whole model folder again, or train it again.")
-    return total[(slice(None), *inner[1:])]
+    return total[inner]
+
+
+def _padded(image: torch.Tensor, tile: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:
+    """Return an image at least as large as a tile, zeros around it, and where it lies in there."""
+    sides = image.shape[1:]
+    wanted = [*sides[: len(sides) - len(tile)], *tile]
+    missing = [max(0, side - count) for side, count in zip(wanted, sides, strict=True)]
+    # Pairs of before and after, the last axis first.
+    margins = [part for each in missing[::-1] for part in (each // 2, each - each // 2)]
+    inner = [
+        slice(lack // 2, lack // 2 + count) for lack, count in zip(missing, sides, strict=True)
+    ]
+    return torch.nn.functional.pad(image, margins), (slice(None), *inner)
 
 
 def _places(shape: Sequence[int], tile: Sequence[int]) -> Iterator[tuple[Any, ...]]:
