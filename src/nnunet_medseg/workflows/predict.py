@@ -137,7 +137,11 @@ def _predict(asked: _Asked) -> tuple[Path, ...]:
     manifest = read_manifest(model)
     data = None if manifest is None else manifest.data
     quiet = partial(chatter, log)
-    job = Job(segmenter, labels, tuple(channels), data, output, names, quiet)
+
+    def remember(case: Unlabelled, row: Row) -> None:
+        record.add(case, names[case].all, row)
+
+    job = Job(segmenter, labels, tuple(channels), data, output, names, quiet, remember)
     rows = _segment_all(job, cases, shelf, record)
     table = free_table(output)
     write_table(table, rows)
@@ -176,7 +180,6 @@ def _segment_all(job: Job, cases: Sequence[Unlabelled], shelf: Shelf, record: Re
     with console.progress("Segmenting", len(cases), "cases") as bar:
         bar.update(len(cases) - len(missing))
         for number, (case, row) in enumerate(segment_cases(job, missing, shelf), start=1):
-            record.add(case, job.names[case].all, row)
             rows[case] = row
             bar.update(len(cases) - len(missing) + number)
     return [row for row in rows.values() if row is not None]

@@ -6,10 +6,10 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from nnunet_medseg.dataset.labels import Label, LabelMap
 from nnunet_medseg.dataset.layouts.listing import stem_of
 from nnunet_medseg.dataset.unlabelled import Unlabelled
 from nnunet_medseg.errors import VerificationError
-from nnunet_medseg.files import write_atomic
 from nnunet_medseg.report.overlay import COLOURS, Mask, draw_planes, window_of
 from nnunet_medseg.volume import Volume, grid_shift, read_volume, to_ras, write_volume
 
@@ -25,9 +24,9 @@ __all__ = [
     "UNFINISHED",
     "FileNames",
     "name_files",
+    "staging",
     "write_checked",
     "write_preview",
-    "write_probabilities",
 ]
 
 UNFINISHED = ".medseg-unfinished-"  # temporary folders beside the segmentations
@@ -84,24 +83,36 @@ def _map_name(label: Label) -> str:
     return f"{label.value}_{plain}.nrrd"
 
 
-def write_checked(output: Path, name: str, result: Volume) -> None:
-    """Write under a hidden name, read back, compare, and only then move into place.
+@contextmanager
+def staging(output: Path, result: str) -> Iterator[Path]:
+    """Yield a hidden folder; what is in it at the end is moved into the output folder at once.
+
+    Args:
+        output: The folder of the segmentations.
+        result: The file that is moved last, since its name stands for the whole case.
+    """
+    with tempfile.TemporaryDirectory(dir=output, prefix=UNFINISHED) as temporary:
+        stage = Path(temporary)
+        yield stage
+        files = [path for path in stage.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda item: item == stage / result):
+            target = output / path.relative_to(stage)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
+
+
+def write_checked(path: Path, volume: Volume) -> None:
+    """Write a volume, read it back, and compare.
 
     Raises:
         VerificationError: When it cannot be read as it was written.
     """
-    target = output / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=UNFINISHED) as temporary:
-        written = Path(temporary) / target.name
-        write_volume(written, result)
-        back = read_volume(written)
-        if not np.array_equal(back.array, result.array) or grid_shift(back, result) > SAME_GRID:
-            problem = f"The segmentation {target} could not be read back as it was written."
-            raise VerificationError(problem, fix="No image was deleted. Check the disk.")
-        # The data file of a pair first: the name that counts comes last.
-        for path in sorted(Path(temporary).iterdir(), key=lambda item: item == written):
-            shutil.move(path, target.parent / path.name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, volume)
+    back = read_volume(path)
+    if not np.array_equal(back.array, volume.array) or grid_shift(back, volume) > SAME_GRID:
+        problem = f"The segmentation {path.name} could not be read back as it was written."
+        raise VerificationError(problem, fix="No image was deleted. Check the disk.")
 
 
 def write_preview(path: Path, images: tuple[Volume, str], result: Volume, labels: LabelMap) -> None:
@@ -125,19 +136,4 @@ def write_preview(path: Path, images: tuple[Volume, str], result: Volume, labels
     ]
     window = window_of(image_type, image.array)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, draw_planes(image, masks, None, window))
-
-
-def write_probabilities(
-    output: Path, names: Sequence[str], maps: Sequence[np.ndarray[Any, Any]], grid: Volume
-) -> None:
-    """Write a map a label.
-
-    Args:
-        output: The folder of the segmentations.
-        names: Of the files.
-        maps: Float32 in [0, 1], as many, on the grid.
-        grid: The user's own.
-    """
-    for name, probability in zip(names, maps, strict=True):
-        write_checked(output, name, grid.with_array(np.ascontiguousarray(probability)))
+    path.write_bytes(draw_planes(image, masks, None, window))

@@ -19,9 +19,9 @@ from nnunet_medseg.volume import Volume, restore_orientation
 from nnunet_medseg.workflows.likeness import Unlike, compare_case
 from nnunet_medseg.workflows.predicting.outputs import (
     FileNames,
+    staging,
     write_checked,
     write_preview,
-    write_probabilities,
 )
 from nnunet_medseg.workflows.predicting.table import Row, volumes_of
 
@@ -63,6 +63,7 @@ class Job:
         output: Folder of the segmentations.
         names: The files of each case.
         quiet: Around what nnU-Net says while it computes.
+        on_written: Called, in another thread, as soon as the files of a case are in place.
     """
 
     segmenter: Any
@@ -72,6 +73,7 @@ class Job:
     output: Path
     names: Mapping[Unlabelled, FileNames]
     quiet: Callable[[], Any]
+    on_written: Callable[[Unlabelled, Row], None]
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def segment_cases(
     """Segment cases and write what is asked for; yield each when its files are in place."""
     if not cases:
         return
-    # The next one first of all: whatever fails, nothing is left running behind.
+    # Whatever fails or interrupts: what is being written is finished, and remembered.
     with ThreadPoolExecutor(1) as before, ThreadPoolExecutor(1) as after:
         opening = before.submit(_open, job, cases[0], shelf)
         closing: tuple[Unlabelled, Future[Row]] | None = None
@@ -124,7 +126,7 @@ def _open(job: Job, case: Unlabelled, shelf: Shelf) -> _Opened:
 
 
 def _close(job: Job, case: Unlabelled, opened: _Opened, logits: Any) -> Row:
-    """Write the files of a case, the segmentation last, and return its row."""
+    """Write the files of a case, and return its row."""
     names, grid = job.names[case], opened.volumes[0]
 
     def at_home(array: np.ndarray[Any, Any]) -> Volume:
@@ -133,15 +135,18 @@ def _close(job: Job, case: Unlabelled, opened: _Opened, logits: Any) -> Row:
 
     predicted = job.segmenter.finish(logits, opened.prepared)
     result = at_home(from_training_labels(predicted, job.labels))
-    if names.maps:
-        found = job.segmenter.probabilities(logits, opened.prepared)
-        maps = [at_home(found[label.index]).array for label in job.labels]
-        write_probabilities(job.output, names.maps, maps, grid)
-    if names.preview:
-        first = (grid, job.channels[0])
-        write_preview(job.output / names.preview, first, result, job.labels)
-    write_checked(job.output, names.result, result)
     unlike = Unlike()
     if job.data is not None:
         unlike = compare_case(opened.volumes, result.array > 0, job.data)
-    return Row(case.result, volumes_of(result, job.labels), unlike)
+    row = Row(case.result, volumes_of(result, job.labels), unlike)
+    with staging(job.output, names.result) as stage:
+        if names.maps:
+            found = job.segmenter.probabilities(logits, opened.prepared)
+            for label, name in zip(job.labels, names.maps, strict=True):
+                write_checked(stage / name, at_home(found[label.index]))
+        if names.preview:
+            first = (grid, job.channels[0])
+            write_preview(stage / names.preview, first, result, job.labels)
+        write_checked(stage / names.result, result)
+    job.on_written(case, row)
+    return row
