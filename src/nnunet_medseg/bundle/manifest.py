@@ -15,12 +15,15 @@ from nnunet_medseg.files import read_json, write_json
 
 __all__ = [
     "MANIFEST_NAME",
+    "ChannelFacts",
     "ComparedFacts",
     "CurveFacts",
+    "DataFacts",
     "EvaluationFacts",
     "LabelEntry",
     "Manifest",
     "PretrainedFacts",
+    "Range",
     "SplitFacts",
     "StageFacts",
     "TrainedOnFacts",
@@ -198,6 +201,42 @@ class EvaluationFacts(_Record):
     measures: dict[str, LabelFacts] = {}
 
 
+class Range(_Record):
+    """The smallest and the largest of some numbers."""
+
+    low: float
+    high: float
+
+
+class ChannelFacts(_Record):
+    """Values of an image type over all cases that trained.
+
+    Attributes:
+        lowest: Of the smallest values of the cases.
+        highest: Of the largest values of the cases.
+        labelled: Percentiles 0.5 and 99.5 of voxels with a label, of all cases together; None
+            where nnU-Net has not measured them.
+    """
+
+    lowest: Range
+    highest: Range
+    labelled: Range | None = None
+
+
+class DataFacts(_Record):
+    """What the cases that trained were like: ranges over all of them, nothing of a single one.
+
+    Attributes:
+        spacing_mm: Of voxels, along the body: up (z), forward (y) and across (x).
+        size_mm: Of whole images, along the same axes.
+        channels: One an image type, in the order of the model.
+    """
+
+    spacing_mm: list[Range]
+    size_mm: list[Range]
+    channels: list[ChannelFacts]
+
+
 class Manifest(_Record):
     """Everything that is said about a model."""
 
@@ -214,6 +253,7 @@ class Manifest(_Record):
     training: TrainingFacts
     curves: list[CurveFacts] = []
     trained_on: TrainedOnFacts | None = None
+    data: DataFacts | None = None
     stages: list[StageFacts] = []
     evaluation: EvaluationFacts
     compared: list[ComparedFacts] = []

@@ -28,6 +28,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
+    add("--preview", action="store_true", help="write a picture (PNG) of each segmentation")
+    add("--probabilities", action="store_true", help="write a probability map of each label")
+    add(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32"),
+        help="float32 computes as stock nnU-Net does; default: auto, which takes bfloat16 on a CPU "
+        "that has it, about twice as fast",
+    )
     add("--work_dir", default=None, metavar="FOLDER", help="folder for work in progress")
 
 
@@ -69,5 +78,12 @@ def _predict(
     from nnunet_medseg.workflows.predict import predict
 
     console.heading("Segmenting")
-    predict(*places, device=options.device, delete_input=delete)
+    predict(
+        *places,
+        device=options.device,
+        delete_input=delete,
+        preview=options.preview,
+        probabilities=options.probabilities,
+        precision=options.precision,
+    )
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,8 +176,15 @@ def _long_name(case: Unlabelled) -> Iterator[Finding]:
         yield Finding("error", case.result, "file name", message, "Rename it.")
 
 
-def check_unlabelled(case: Unlabelled) -> tuple[Finding, ...]:
-    """Read the images of a case and return what is wrong with them, and what was put right."""
+def check_unlabelled(
+    case: Unlabelled, on_read: Callable[[Sequence[Volume]], None] = lambda _: None
+) -> tuple[Finding, ...]:
+    """Read the images of a case and return what is wrong with them, and what was put right.
+
+    Args:
+        case: What to read.
+        on_read: Called with the images, in the order of the model, when nothing is wrong.
+    """
     volumes: list[Volume] = []
     findings = list(_long_name(case))
     # A file with frames is read once.
@@ -191,6 +198,8 @@ def check_unlabelled(case: Unlabelled) -> tuple[Finding, ...]:
         message = "its images do not lie on one grid"
         fix = "Resample them onto the grid of the first."
         findings.append(Finding("error", case.result, "geometry mismatch", message, fix))
+    if not findings:
+        on_read([volumes[frame] for frame in case.frames] if case.frames else volumes)
     notes = dict.fromkeys(note for volume in volumes for note in volume.notes)
     return (*findings, *(_note(case, note) for note in notes))
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -24,7 +23,9 @@ from nnunet_medseg.volume import silence_readers
 __all__ = [
     "Model",
     "Segmenter",
+    "build_network",
     "check_shapes",
+    "make_predictor",
     "read_model",
     "read_text",
     "require_inside",
@@ -143,35 +144,10 @@ class Segmenter:
 
     def __init__(self, model: Model, device: Device, *, in_bfloat16: bool = False) -> None:
         self._autocast = torch.autocast("cpu", torch.bfloat16, enabled=in_bfloat16)
-        manager = PlansManager(dict(model.plans))
-        configuration = manager.get_configuration(model.configuration)
-        description = dict(model.description)
-        inputs = determine_num_input_channels(manager, configuration, description)
-        heads = manager.get_label_manager(description).num_segmentation_heads
-        arguments = (manager, configuration, inputs, heads)
-        # On the meta device a network takes no memory; only then are the shapes trusted.
-        with torch.device("meta"):
-            skeleton = nnUNetTrainer.build_network_architecture(
-                *arguments, enable_deep_supervision=False
-            )
-        check_shapes(skeleton, model.weights)
-        network = nnUNetTrainer.build_network_architecture(
-            *arguments, enable_deep_supervision=False
-        )
-        network.load_state_dict(model.weights[0])
-        place = (
-            torch.device(device.kind, device.index)
-            if device.kind == "cuda"
-            else torch.device("cpu")
-        )
         silence_readers()
         self.reorients = reorients(model.plans)
-        self._reader = manager.image_reader_writer_class()
-        self._predictor = nnUNetPredictor(device=place, allow_tqdm=False)
-        self._predictor.manual_initialization(
-            network, manager, configuration, list(model.weights), description, "nnUNetTrainer",
-            model.mirror_axes,
-        )  # fmt: skip
+        self._reader = PlansManager(dict(model.plans)).image_reader_writer_class()
+        self._predictor = make_predictor(model, build_network(model), device)
 
     def segment(self, images: Sequence[Path]) -> np.ndarray[Any, Any]:
         """Segment one case.
@@ -195,6 +171,51 @@ class Segmenter:
         array, properties = self._reader.read_seg(str(path))
         spacing_mm = tuple(float(side) for side in properties["spacing"])
         return np.asarray(array[0]).astype(np.int32), spacing_mm
+
+
+def build_network(model: Model) -> torch.nn.Module:
+    """Return the network of a model, with the weights of its first fold.
+
+    Raises:
+        ModelError: When the weights do not fit the plans.
+    """
+    manager = PlansManager(dict(model.plans))
+    configuration = manager.get_configuration(model.configuration)
+    description = dict(model.description)
+    arguments = (
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        determine_num_input_channels(manager, configuration, description),
+        manager.get_label_manager(description).num_segmentation_heads,
+    )
+    # On the meta device a network takes no memory; only then are the shapes trusted.
+    with torch.device("meta"):
+        skeleton = get_network_from_plans(*arguments, deep_supervision=False)
+    check_shapes(skeleton, model.weights)
+    network: torch.nn.Module = get_network_from_plans(
+        *arguments, allow_init=False, deep_supervision=False
+    )
+    network.load_state_dict(model.weights[0])
+    return network
+
+
+def make_predictor(model: Model, network: torch.nn.Module, device: Device) -> Any:
+    """Return nnU-Net's own predictor with a model."""
+    # Late: with it come compilers and plots, seconds that prediction on a CPU does without.
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    manager = PlansManager(dict(model.plans))
+    predictor = nnUNetPredictor(device=_place(device), allow_tqdm=False)
+    predictor.manual_initialization(
+        network, manager, manager.get_configuration(model.configuration), list(model.weights),
+        dict(model.description), "nnUNetTrainer", model.mirror_axes,
+    )  # fmt: skip
+    return predictor
+
+
+def _place(device: Device) -> torch.device:
+    return torch.device(device.kind, device.index) if device.kind == "cuda" else torch.device("cpu")
 
 
 def check_shapes(network: torch.nn.Module, weights: Sequence[dict[str, torch.Tensor]]) -> None:
@@ -221,10 +242,9 @@ def segment_with_stock(
         images: One file a channel.
         device: Where to compute.
     """
-    place = (
-        torch.device(device.kind, device.index) if device.kind == "cuda" else torch.device("cpu")
-    )
-    predictor = nnUNetPredictor(device=place, allow_tqdm=False)
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(device=_place(device), allow_tqdm=False)
     numbers = tuple(fold if fold == "all" else int(fold) for fold in folds)
     predictor.initialize_from_trained_model_folder(str(folder), numbers, "checkpoint_final.pth")
     silence_readers()

@@ -3,65 +3,54 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from nnunet_medseg import console
 from nnunet_medseg.bundle.locate import find_model
 from nnunet_medseg.bundle.manifest import read_manifest
 from nnunet_medseg.dataset.case import Finding
-from nnunet_medseg.dataset.convert import from_training_labels
 from nnunet_medseg.dataset.labels import Label, LabelMap
 from nnunet_medseg.dataset.unlabelled import Unlabelled, check_unlabelled, group_images
-from nnunet_medseg.errors import DatasetError, FolderError, ModelError, VerificationError
-from nnunet_medseg.files import (
-    ListedFile,
-    delete_listed,
-    hash_file,
-    list_files,
-    read_json,
-    write_json,
-)
-from nnunet_medseg.hardware import choose_device
+from nnunet_medseg.errors import DatasetError, FolderError, ModelError, UsageError
+from nnunet_medseg.files import ListedFile, delete_listed, hash_file, list_files
+from nnunet_medseg.hardware import Device, choose_device
 from nnunet_medseg.nnunet.plans import channel_names
-from nnunet_medseg.run_folder import SCRATCH, is_writable, lock, sweep
-from nnunet_medseg.volume import (
-    Volume,
-    extension_of,
-    files_of,
-    grid_shift,
-    read_volume,
-    restore_orientation,
-    write_volume,
-)
+from nnunet_medseg.run_folder import is_writable, lock, sweep
+from nnunet_medseg.volume import files_of
 from nnunet_medseg.workflows.check import show_findings
+from nnunet_medseg.workflows.predicting.outputs import UNFINISHED, name_files
+from nnunet_medseg.workflows.predicting.pipeline import Job, Shelf, segment_cases
+from nnunet_medseg.workflows.predicting.record import Record, require_free_names
+from nnunet_medseg.workflows.predicting.table import Row, free_table, show_table, write_table
 
-__all__ = ["labels_of", "predict"]
+__all__ = ["PRECISIONS", "labels_of", "predict"]
 
 RECORD = "predicted.json"  # in the work folder: what an interrupted prediction has written
-UNFINISHED = ".medseg-unfinished-"  # temporary folders beside the segmentations
+PRECISIONS = ("auto", "float32")
 MAX_SHOWN = 20  # names
 LARGEST_VALUE = 65535  # segmentations are written with 16 bits at most
-SAME_GRID = 1e-3  # of a voxel: what headers of a format round to
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What every case of a prediction shares."""
+class _Asked:
+    """What the user asks for."""
 
-    segmenter: Any
-    labels: LabelMap
+    source: Path
     output: Path
     work: Path
-    log: Path
+    model: Path
+    device: Device
+    delete_input: bool
+    preview: bool
+    probabilities: bool
+    in_bfloat16: bool
 
 
-def predict(
+def predict(  # noqa: PLR0913 public: each option of the command is an argument
     input_folder: Path,
     output_folder: Path,
     model: Path,
@@ -69,8 +58,13 @@ def predict(
     *,
     device: str = "auto",
     delete_input: bool = False,
+    preview: bool = False,
+    probabilities: bool = False,
+    precision: str = "auto",
 ) -> tuple[Path, ...]:
     """Segment every image in a folder.
+
+    Beside the segmentations it writes `volumes.csv`.
 
     Args:
         input_folder: Images, or folders with images.
@@ -80,6 +74,10 @@ def predict(
         work_folder: Takes work in progress; private.
         device: "auto", "cpu", "cuda" or "cuda:N".
         delete_input: Whether the images are deleted when all were segmented and written.
+        preview: Whether a picture is written beside each segmentation.
+        probabilities: Whether a probability map is written for each label.
+        precision: "float32" computes as stock nnU-Net does; "auto" takes bfloat16 on a CPU whose
+            hardware has it, about twice as fast.
 
     Returns:
         The segmentations, in the order of their names.
@@ -90,6 +88,9 @@ def predict(
     source, output, work = (
         Path(item).absolute() for item in (input_folder, output_folder, work_folder)
     )
+    if precision not in PRECISIONS:
+        problem = f"The precision {precision!r} is not known."
+        raise UsageError(problem, fix=f"Take one of {', '.join(PRECISIONS)}.")
     model_folder = find_model(Path(model).absolute())
     if not source.is_dir():
         problem = f"The input folder {source} does not exist."
@@ -102,46 +103,86 @@ def predict(
         sweep(work)
         for folder in output.glob(f"{UNFINISHED}*"):
             shutil.rmtree(folder)
-        return _predict(source, output, work, model_folder, device, delete_input=delete_input)
+        from nnunet_medseg.nnunet.environment import prepare
+
+        # Before the device is chosen, which may import torch.
+        prepare()
+        place = choose_device(device)
+        is_fast = place.kind == "cpu" and place.has_fast_bf16 and precision == "auto"
+        asked = _Asked(
+            source, output, work, model_folder, place, delete_input, preview, probabilities, is_fast
+        )
+        return _predict(asked)
 
 
-def _predict(
-    source: Path, output: Path, work: Path, model_folder: Path, device: str, *, delete_input: bool
-) -> tuple[Path, ...]:
-    from nnunet_medseg.nnunet.environment import chatter, prepare
+def _predict(asked: _Asked) -> tuple[Path, ...]:
+    from nnunet_medseg.nnunet.environment import chatter
 
-    prepare()
-    log = work / "predict-log.txt"
-    with chatter(log):
-        from nnunet_medseg.nnunet.inference import Segmenter, read_model
-        from nnunet_medseg.nnunet.plans import naming
-
-        read = read_model(model_folder)
-        with naming(model_folder):
-            segmenter = Segmenter(read, choose_device(device))
-    labels = labels_of(model_folder, read.description)
-    cases = _find_cases(source, channel_names(read.description))
+    source, output, model = asked.source, asked.output, asked.model
+    log = asked.work / "predict-log.txt"
+    segmenter, description = _load(asked, log)
+    labels, channels = labels_of(model, description), channel_names(description)
+    cases, grouping = _find_cases(source, channels)
+    # Before they are read: a file that changes later is not what was segmented, and stays.
     listed = _list_images(source, cases)
-    fingerprint = hash_file(model_folder / "plans.json") + "".join(
-        hash_file(path) for path in sorted(model_folder.glob("fold_*/checkpoint_final.pth"))
-    )
-    record = _Record(work / RECORD, fingerprint, listed)
-    _require_free_names(source, output, cases, record)
+    shelf = Shelf()
+    _check_cases(cases, grouping, shelf)
+    record = Record(asked.work / RECORD, _stand_in(asked), source, output, listed)
+    names = name_files(cases, labels, preview=asked.preview, probabilities=asked.probabilities)
+    require_free_names(output, [(case, names[case].all) for case in cases], record)
     console.detail(
-        f"{len(cases)} cases with {model_folder}; labels "
+        f"{len(cases)} cases with {model}; labels "
         + ", ".join(f"{label.name} = {label.value}" for label in labels)
     )
-    job = _Job(segmenter, labels, output, work, log)
-    with console.progress("Segmenting", len(cases), "cases") as bar:
-        for number, case in enumerate(cases, start=1):
-            if not record.has(source, output, case):
-                _segment(job, case)
-                record.add(source, output, case)
-            bar.update(number)
-    _tell(source, output, listed, cases, delete_input=delete_input)
+    manifest = read_manifest(model)
+    data = None if manifest is None else manifest.data
+    quiet = partial(chatter, log)
+
+    def remember(case: Unlabelled, row: Row) -> None:
+        record.add(case, names[case].all, row)
+
+    job = Job(segmenter, labels, tuple(channels), data, output, names, quiet, remember)
+    rows = _segment_all(job, cases, shelf, record)
+    table = free_table(output)
+    write_table(table, rows)
+    show_table(table, rows, has_facts=data is not None)
+    _tell(source, output, listed, cases, delete_input=asked.delete_input)
     record.close()
     log.unlink(missing_ok=True)
     return tuple(output / case.result for case in cases)
+
+
+def _load(asked: _Asked, log: Path) -> tuple[Any, Mapping[str, Any]]:
+    """Return what segments, and the model's dataset.json."""
+    from nnunet_medseg.nnunet.environment import chatter
+
+    with chatter(log):
+        from nnunet_medseg.nnunet.inference import read_model
+        from nnunet_medseg.nnunet.plans import naming
+        from nnunet_medseg.nnunet.segmenting import CaseSegmenter
+
+        read = read_model(asked.model)
+        with naming(asked.model):
+            segmenter = CaseSegmenter(read, asked.device, in_bfloat16=asked.in_bfloat16)
+    return segmenter, read.description
+
+
+def _stand_in(asked: _Asked) -> str:
+    """Return what changes when the model does, or how it is used."""
+    files = [asked.model / "plans.json", *asked.model.glob("fold_*/checkpoint_final.pth")]
+    return "".join(hash_file(path) for path in sorted(files)) + f" {asked.in_bfloat16}"
+
+
+def _segment_all(job: Job, cases: Sequence[Unlabelled], shelf: Shelf, record: Record) -> list[Row]:
+    """Segment what is not there yet; return the rows of all cases in their order."""
+    rows = {case: record.row(case, job.names[case].all) for case in cases}
+    missing = [case for case in cases if rows[case] is None]
+    with console.progress("Segmenting", len(cases), "cases") as bar:
+        bar.update(len(cases) - len(missing))
+        for number, (case, row) in enumerate(segment_cases(job, missing, shelf), start=1):
+            rows[case] = row
+            bar.update(len(cases) - len(missing) + number)
+    return [row for row in rows.values() if row is not None]
 
 
 def labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
@@ -168,7 +209,9 @@ def labels_of(folder: Path, description: Mapping[str, Any]) -> LabelMap:
     )
 
 
-def _find_cases(source: Path, channels: Sequence[str]) -> tuple[Unlabelled, ...]:
+def _find_cases(
+    source: Path, channels: Sequence[str]
+) -> tuple[tuple[Unlabelled, ...], list[Finding]]:
     cases, grouping = group_images(source, channels)
     links = [item.path for item in list_files(source) if item.is_link][:MAX_SHOWN]
     if not cases and not grouping:
@@ -178,16 +221,24 @@ def _find_cases(source: Path, channels: Sequence[str]) -> tuple[Unlabelled, ...]
         raise DatasetError(problem, fix="Copy the images to segment into it.")
     for link in links:
         console.warn(f"{link} is a link; links are not followed")
-    findings: list[Finding] = list(grouping)
+    return cases, list(grouping)
+
+
+def _check_cases(cases: Sequence[Unlabelled], grouping: Sequence[Finding], shelf: Shelf) -> None:
+    """Read every image before any is segmented, and hold what memory has room for.
+
+    Raises:
+        DatasetError: When something is wrong with an image; it has been shown.
+    """
+    findings = list(grouping)
     with console.progress("Reading images", len(cases), "cases") as bar:
         for number, case in enumerate(cases, start=1):
-            findings += check_unlabelled(case)
+            findings += check_unlabelled(case, partial(shelf.put, case))
             bar.update(number)
     show_findings(tuple(findings))
     if errors := [item for item in findings if item.severity == "error"]:
         problem = f"The images have {len(errors)} problems, listed above."
         raise DatasetError(problem, fix="Put them right and run the same command again.")
-    return cases
 
 
 def _list_images(source: Path, cases: Sequence[Unlabelled]) -> tuple[ListedFile, ...]:
@@ -200,100 +251,6 @@ def _list_images(source: Path, cases: Sequence[Unlabelled]) -> tuple[ListedFile,
     }
     stamped = [item for item in list_files(source) if item.path in wanted and not item.is_link]
     return tuple(replace(item, sha256=hash_file(source / item.path)) for item in stamped)
-
-
-class _Record:
-    """Remembers what was written, so that an interrupted prediction goes on where it stopped."""
-
-    def __init__(self, path: Path, model: str, listed: Sequence[ListedFile]) -> None:
-        self._path = path
-        self._model = model
-        self._hashes = {item.path: item.sha256 for item in listed}
-        try:
-            self._done: dict[str, list[str]] = read_json(path)
-        except (OSError, ValueError):
-            self._done = {}
-
-    def _entry(self, source: Path, output: Path, case: Unlabelled) -> list[str]:
-        images = [self._hashes[path.relative_to(source).as_posix()] for path in case.images]
-        return [self._model, *images, hash_file(output / case.result)]
-
-    def has(self, source: Path, output: Path, case: Unlabelled) -> bool:
-        """Tell whether the case was segmented from these very files with this very model."""
-        key = str(output / case.result)
-        if key not in self._done or not (output / case.result).is_file():
-            return False
-        return self._done[key] == self._entry(source, output, case)
-
-    def add(self, source: Path, output: Path, case: Unlabelled) -> None:
-        """Remember a case that was written."""
-        self._done[str(output / case.result)] = self._entry(source, output, case)
-        write_json(self._path, self._done, mode=0o600)
-
-    def close(self) -> None:
-        """Forget everything."""
-        self._path.unlink(missing_ok=True)
-
-
-def _require_free_names(
-    source: Path, output: Path, cases: Sequence[Unlabelled], record: _Record
-) -> None:
-    taken = [
-        case.result
-        for case in cases
-        if (output / case.result).exists() and not record.has(source, output, case)
-    ]
-    if taken:
-        shown = ", ".join(taken[:5]) + (" …" if len(taken) > 5 else "")
-        problem = f"{len(taken)} segmentations are in {output} already: {shown}."
-        raise FolderError(problem, fix="Move them away; nothing is overwritten here.")
-
-
-def _segment(job: _Job, case: Unlabelled) -> None:
-    from nnunet_medseg.nnunet.environment import chatter
-
-    with tempfile.TemporaryDirectory(dir=job.work, prefix=SCRATCH) as temporary:
-        first, images = _as_nifti(case, Path(temporary))
-        with chatter(job.log):
-            predicted = job.segmenter.segment(images)
-    array = from_training_labels(predicted, job.labels)
-    oriented = job.segmenter.reorients
-    result = restore_orientation(array, first) if oriented else first.with_array(array)
-    _write_checked(job.output, case.result, result)
-
-
-def _as_nifti(case: Unlabelled, folder: Path) -> tuple[Volume, list[Path]]:
-    """Return the first image, and NIfTI files whose headers agree with its grid to the last bit."""
-    volumes = case.read()
-    grid = volumes[0]
-    images = []
-    for place, (path, volume) in enumerate(zip(case.images, volumes, strict=True)):
-        is_nifti = extension_of(path) in {".nii", ".nii.gz"}
-        # What was put right in reading is wrong in the file.
-        is_plain = not volume.notes and not case.frames
-        if is_nifti and is_plain and np.array_equal(volume.affine, grid.affine):
-            images.append(path)
-            continue
-        # Numbered: a name of full length would not take the other ending.
-        images.append(folder / f"{place}.nii.gz")
-        write_volume(images[-1], grid.with_array(volume.array))
-    return grid, images
-
-
-def _write_checked(output: Path, name: str, result: Volume) -> None:
-    """Write under a hidden name, read back, compare, and only then move into place."""
-    target = output / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output, prefix=UNFINISHED) as temporary:
-        written = Path(temporary) / target.name
-        write_volume(written, result)
-        back = read_volume(written)
-        if not np.array_equal(back.array, result.array) or grid_shift(back, result) > SAME_GRID:
-            problem = f"The segmentation {target} could not be read back as it was written."
-            raise VerificationError(problem, fix="No image was deleted. Check the disk.")
-        # The data file of a pair first: the name that counts comes last.
-        for path in sorted(Path(temporary).iterdir(), key=lambda item: item == written):
-            shutil.move(path, target.parent / path.name)
 
 
 def _tell(

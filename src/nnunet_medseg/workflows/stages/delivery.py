@@ -12,6 +12,7 @@ from nnunet_medseg import console
 from nnunet_medseg.bundle.manifest import (
     ComparedFacts,
     CurveFacts,
+    DataFacts,
     EvaluationFacts,
     LabelEntry,
     Manifest,
@@ -165,6 +166,7 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
         "training": _training_facts(run, trainings),
         "curves": [CurveFacts.model_validate(item) for item in quality["curves"]],
         "trained_on": TrainedOnFacts.model_validate(quality["trained_on"]),
+        "data": DataFacts.model_validate(quality["data"]),
         "stages": [
             StageFacts(name=name, seconds=seconds)
             for name, seconds in run.folder.finished_stages().items()

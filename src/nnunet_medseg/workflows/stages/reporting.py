@@ -13,12 +13,13 @@ from nnunet_medseg import console
 from nnunet_medseg.bundle.manifest import (
     ComparedFacts,
     CurveFacts,
+    DataFacts,
     EvaluationFacts,
     LabelFacts,
     PretrainedFacts,
     TrainedOnFacts,
 )
-from nnunet_medseg.dataset.checked import load_checked
+from nnunet_medseg.dataset.checked import Checked, load_checked
 from nnunet_medseg.errors import TrainingError
 from nnunet_medseg.evaluation.overlap import mean_dice
 from nnunet_medseg.evaluation.scores import CaseScore
@@ -35,6 +36,7 @@ from nnunet_medseg.report.comparison import (
 )
 from nnunet_medseg.report.summary import write_case_key, write_metrics, write_split
 from nnunet_medseg.run_folder import HISTORIES_NAME
+from nnunet_medseg.workflows.likeness import describe_cases
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import handed_over, split_of, trainings_of
@@ -82,6 +84,7 @@ def report(run: Run) -> None:
         "evaluation": facts.model_dump(mode="json"),
         "curves": [_curve(training).model_dump(mode="json") for training in handed_over(run)],
         "trained_on": _trained_on(run).model_dump(mode="json"),
+        "data": _data_facts(run, checked).model_dump(mode="json"),
     }
     if comparison is not None:
         content["compared"] = [item.model_dump(mode="json") for item in _compared(comparison)]
@@ -151,6 +154,20 @@ def _trained_on(run: Run) -> TrainedOnFacts:
         low=_or_none(interval.low),
         high=_or_none(interval.high),
     )
+
+
+def _data_facts(run: Run, checked: Checked) -> DataFacts:
+    """Return what the cases were like that what is handed over was trained on."""
+    from nnunet_medseg.nnunet.planning import configuration_of
+
+    trainings = handed_over(run)
+    trained = {name for training in trainings for name in split_of(run, training).train}
+    facts = [fact for fact in checked.facts if fact.name in trained]
+    plans, _ = configuration_of(trainings[0].folder.root)
+    # A given model's plans hold what its own cases were like.
+    is_own = run.options.pretrained is None
+    measured = plans.get("foreground_intensity_properties_per_channel", {}) if is_own else {}
+    return describe_cases(facts, measured)
 
 
 def _label_facts(summary: LabelSummary) -> LabelFacts:

@@ -1,0 +1,1 @@
+"""The parts of a prediction: what is remembered, written and shown."""

@@ -1,0 +1,139 @@
+"""What is written of a case: the segmentation, and on request a picture and probabilities."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from nnunet_medseg.dataset.labels import Label, LabelMap
+from nnunet_medseg.dataset.layouts.listing import stem_of
+from nnunet_medseg.dataset.unlabelled import Unlabelled
+from nnunet_medseg.errors import VerificationError
+from nnunet_medseg.report.overlay import COLOURS, Mask, draw_planes, window_of
+from nnunet_medseg.volume import Volume, grid_shift, read_volume, to_ras, write_volume
+
+__all__ = [
+    "UNFINISHED",
+    "FileNames",
+    "name_files",
+    "staging",
+    "write_checked",
+    "write_preview",
+]
+
+UNFINISHED = ".medseg-unfinished-"  # temporary folders beside the segmentations
+SAME_GRID = 1e-3  # of a voxel: what headers of a format round to
+MAPS = "probabilities"
+MAX_LABEL_LETTERS = 60
+
+
+@dataclass(frozen=True)
+class FileNames:
+    """The files of a case, relative to the output folder; empty what is not asked for.
+
+    Attributes:
+        result: The segmentation.
+        preview: The picture.
+        maps: A probability map a label.
+    """
+
+    result: str
+    preview: str
+    maps: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every file that there is to be."""
+        return tuple(name for name in (self.result, self.preview, *self.maps) if name)
+
+
+def name_files(
+    cases: Sequence[Unlabelled], labels: LabelMap, *, preview: bool, probabilities: bool
+) -> dict[Unlabelled, FileNames]:
+    """Return what the files of each case are called.
+
+    Two images that differ only in their ending keep it in the names of what is beside.
+    """
+    stems = Counter(_stem(case) for case in cases)
+    names = {}
+    for case in cases:
+        stem = _stem(case) if stems[_stem(case)] == 1 else case.result
+        maps = [f"{MAPS}/{stem}/{_map_name(label)}" for label in labels] if probabilities else []
+        picture = f"{stem}.png" if preview else ""
+        names[case] = FileNames(case.result, picture, tuple(maps))
+    return names
+
+
+def _stem(case: Unlabelled) -> str:
+    path = PurePosixPath(case.result)
+    return path.with_name(stem_of(Path(path.name)) or path.name).as_posix()
+
+
+def _map_name(label: Label) -> str:
+    # The value tells labels apart whose names differ in signs that no file name may have.
+    plain = re.sub(r"[^\w-]+", "_", label.name)[:MAX_LABEL_LETTERS]
+    return f"{label.value}_{plain}.nrrd"
+
+
+@contextmanager
+def staging(output: Path, result: str) -> Iterator[Path]:
+    """Yield a hidden folder; what is in it at the end is moved into the output folder at once.
+
+    Args:
+        output: The folder of the segmentations.
+        result: The file that is moved last, since its name stands for the whole case.
+    """
+    with tempfile.TemporaryDirectory(dir=output, prefix=UNFINISHED) as temporary:
+        stage = Path(temporary)
+        yield stage
+        files = [path for path in stage.rglob("*") if path.is_file()]
+        for path in sorted(files, key=lambda item: item == stage / result):
+            target = output / path.relative_to(stage)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(path, target)
+
+
+def write_checked(path: Path, volume: Volume) -> None:
+    """Write a volume, read it back, and compare.
+
+    Raises:
+        VerificationError: When it cannot be read as it was written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, volume)
+    back = read_volume(path)
+    if not np.array_equal(back.array, volume.array) or grid_shift(back, volume) > SAME_GRID:
+        problem = f"The segmentation {path.name} could not be read back as it was written."
+        raise VerificationError(problem, fix="No image was deleted. Check the disk.")
+
+
+def write_preview(path: Path, images: tuple[Volume, str], result: Volume, labels: LabelMap) -> None:
+    """Draw three planes through the middle of the largest component.
+
+    Args:
+        path: The PNG.
+        images: The first image, as stored, and its type.
+        result: The segmentation, with the user's values.
+        labels: Those with the most voxels are outlined, as many as there are colours.
+    """
+    image, image_type = to_ras(images[0]), images[1]
+    found = to_ras(result).array
+    counts = np.bincount(found.ravel(), minlength=max(each.value for each in labels) + 1)
+    largest = sorted(labels, key=lambda label: -counts[label.value])[: len(COLOURS)]
+    # In the model's order, so that a label keeps its colour from case to case.
+    shown = [label for label in labels if label in largest]
+    masks = [
+        Mask(found == label.value, colour, label.name)
+        for label, colour in zip(shown, COLOURS, strict=False)
+    ]
+    window = window_of(image_type, image.array)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(draw_planes(image, masks, None, window))
