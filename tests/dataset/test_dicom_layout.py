@@ -257,8 +257,8 @@ def test_the_real_series_and_its_segments_are_those_of_the_label_maps(tmp_path):
 
 
 def test_each_series_to_segment_is_a_case_called_after_its_folder(root):
-    scout = make_slice(np.zeros((4, 4)), OBLIQUE[:3, [0, 1, 3]], ImageType=["ORIGINAL", "LOCALIZER"],
-                       SeriesInstanceUID="1.2.1.8")  # fmt: skip
+    overview = {"ImageType": ["ORIGINAL", "LOCALIZER"], "SeriesInstanceUID": "1.2.1.8"}
+    scout = make_slice(np.zeros((4, 4)), OBLIQUE[:3, [0, 1, 3]], **overview)
     write_all(root / "patient 1" / "scout", [scout])
     write_all(root / "patient 2" / "mr", make_series(make_image(9), OBLIQUE, Modality="MR"))
 

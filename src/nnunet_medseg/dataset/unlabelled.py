@@ -95,8 +95,7 @@ def group_images(
     if len(channels) == 1:
         alone = [Unlabelled(path.relative_to(folder).as_posix(), (path,)) for path in files]
         scans = [Unlabelled(f"{name}.nii.gz", of[:1], series=(of,)) for name, of in series]
-        ordered = sorted((*alone, *scans), key=lambda case: case.result)
-        return tuple(ordered), tuple(findings)
+        return (*alone, *scans), tuple(findings)
     groups: dict[str, dict[int, Path]] = {}
     whole = _by_themselves(files, folder, channels)
     for path in (item for item in files if item not in {case.images[0] for case in whole}):
