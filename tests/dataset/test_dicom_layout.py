@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_makers import (
     INSIDE,
@@ -15,6 +16,8 @@ from dicom_makers import (
     TUMOUR,
     add_patient,
     make_contours,
+    make_image,
+    make_series,
     make_slice,
     write_all,
 )
@@ -23,6 +26,7 @@ from nnunet_medseg.dataset.checked import Wishes, check_dataset, load_checked, s
 from nnunet_medseg.dataset.contents import read_contents
 from nnunet_medseg.dataset.intake import check_extension, find_dataset, read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
+from nnunet_medseg.dataset.unlabelled import check_unlabelled, group_images
 from nnunet_medseg.errors import DatasetError, UsageError
 from nnunet_medseg.volume import grid_shift, read_volume
 
@@ -247,3 +251,42 @@ def test_the_real_series_and_its_segments_are_those_of_the_label_maps(tmp_path):
     assert grid_shift(contents.label.volume, truth) < 1e-3
     assert np.array_equal(contents.label.array == 1, truth.array != 0)
     assert np.count_nonzero(truth.array) > 100_000
+
+
+# --- images to segment -------------------------------------------------------------------------
+
+
+def test_each_series_to_segment_is_a_case_called_after_its_folder(root):
+    overview = {"ImageType": ["ORIGINAL", "LOCALIZER"], "SeriesInstanceUID": "1.2.1.8"}
+    scout = make_slice(np.zeros((4, 4)), OBLIQUE[:3, [0, 1, 3]], **overview)
+    write_all(root / "patient 1" / "scout", [scout])
+    write_all(root / "patient 2" / "mr", make_series(make_image(9), OBLIQUE, Modality="MR"))
+
+    cases, findings = group_images(root, ["CT"])
+
+    assert [case.result for case in cases] == [f"patient {n}/study/CT.nii.gz" for n in (1, 2, 3)]
+    assert [len(case.files) for case in cases] == [8, 8, 8]
+    assert [(one.rule, one.case) for one in findings] == [("other image type", "patient 2/mr")]
+    assert check_unlabelled(cases[0]) == ()
+    (volume,) = cases[0].read()
+    assert np.array_equal(volume.array, make_image(1))
+
+
+def test_a_model_of_several_images_says_how_series_are_given(root):
+    cases, findings = group_images(root, ["T1", "T2"])
+
+    assert cases == ()
+    assert [one.severity for one in findings] == ["error"]
+    assert "NIfTI" in findings[0].fix
+
+
+def test_a_series_to_segment_that_is_not_whole_is_named(root):
+    folder = root / "patient 3" / "study" / "CT"
+    places = {
+        float(pydicom.dcmread(path).ImagePositionPatient[2]): path for path in folder.iterdir()
+    }
+    places[sorted(places)[3]].unlink()
+
+    (case,) = [case for case in group_images(root, ["CT"])[0] if "patient 3" in case.result]
+
+    assert [one.rule for one in check_unlabelled(case)] == ["missing slices"]

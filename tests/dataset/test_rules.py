@@ -217,3 +217,10 @@ def test_what_is_dim_beside_a_bright_spot_is_no_empty_space(tmp_path):
     image.array[14, 14, 14:] = 1e6
 
     assert rules_of(write_case(tmp_path, image=image)) == []
+
+
+def test_twins_far_apart_among_many_cases_are_found():
+    facts = [make_facts(number) for number in range(600)]
+    facts[590] = replace(facts[590], signature=facts[7].signature)
+
+    assert judged(facts) == [("almost identical images", "p590")]

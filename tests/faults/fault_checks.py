@@ -272,7 +272,7 @@ def _predict(result: Result, desk: Desk, folder: Path) -> None:
     shutil.rmtree(root, ignore_errors=True)
     shutil.copytree(folder, root / "model" / folder.name)
     shutil.copytree(desk.place / "images", root / "Input_nnUNet_predict")
-    names = {path.name for path in (root / "Input_nnUNet_predict").iterdir()}
+    names = {path.name for path in (root / "Input_nnUNet_predict").iterdir()} | {"volumes.csv"}
     call = fork_command(
         lambda: exe_predict(root, []), desk.place / "predict.txt", desk.temporary, lambda: None
     )

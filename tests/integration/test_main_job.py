@@ -121,7 +121,7 @@ def test_segmented_images_are_deleted_and_other_files_kept(trained):
     left = [path.name for path in (trained.root / "Input_nnUNet_predict").iterdir()]
 
     assert left == ["notes.txt"]
-    assert len(list((trained.root / "Output_nnUNet_predict").iterdir())) == 2
+    assert len(list((trained.root / "Output_nnUNet_predict").glob("*.nii.gz"))) == 2
 
 
 def test_stock_nnunet_gives_the_same_segmentations_with_the_command_of_the_manifest(

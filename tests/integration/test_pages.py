@@ -55,7 +55,8 @@ def begin(desk: Desk, command: str) -> subprocess.Popen[str]:
     )
     history = desk.root / ".medseg/runs/Liver/trainings/training/history.jsonl"
     end = time.monotonic() + PATIENCE_S
-    while not history.exists():
+    # It is there, and empty, from the start of the training.
+    while not history.exists() or not history.stat().st_size:
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.1)

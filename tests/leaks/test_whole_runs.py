@@ -68,7 +68,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def predictions(world: World) -> list[Path]:
-    return sorted((world.root / "Output_nnUNet_predict").iterdir())
+    found = sorted((world.root / "Output_nnUNet_predict").iterdir())
+    return [path for path in found if path.name != "volumes.csv"]
 
 
 def mode_of(path: Path) -> int:

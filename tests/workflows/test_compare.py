@@ -44,7 +44,8 @@ def drawn(ours, tmp_path_factory) -> Path:
     """Patient folders with the label maps that our model writes, all marked for validation."""
     root = tmp_path_factory.mktemp("drawn")
     write_images(root / "images", root / "truth", SPEC, cases=CASES)
-    maps = predict(root / "images", root / "maps", ours, root / "work", device="cpu")
+    places = (root / "images", root / "maps", ours, root / "work")
+    maps = predict(*places, device="cpu", precision="float32")
     for number, path in enumerate(maps, start=1):
         patient = root / "dataset" / f"Müller {number}"
         patient.mkdir(parents=True)

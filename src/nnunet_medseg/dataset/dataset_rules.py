@@ -25,6 +25,7 @@ SPREADS = 5.0
 MAD_TO_DEVIATION = 1.4826
 FEW_CASES, FEW_SHARE = 3, 0.05
 MIN_CASES = 4  # fewer do not tell what is usual
+BLOCK_CASES = 256
 ALMOST_IDENTICAL = 0.9999  # correlation of signatures
 HOUNSFIELD_AIR = -50.0  # a CT with nothing below holds no air and no fat
 
@@ -70,17 +71,28 @@ def image_almost_once(seen: Facts) -> Iterator[Finding]:
         # Signatures are of images that are turned the same way; shapes are as stored.
         by_shape.setdefault(tuple(sorted(fact.shape)), []).append((case, fact))
     for group in by_shape.values():
-        signatures = np.array([fact.signature for _, fact in group])
-        likeness = signatures @ signatures.T
-        for later in range(1, len(group)):
-            earlier = int(np.argmax(likeness[later, :later]))
+        for later, earlier, likeness in _likest([fact.signature for _, fact in group]):
             is_same = group[later][1].content == group[earlier][1].content
-            if likeness[later, earlier] > ALMOST_IDENTICAL and not is_same:
+            if likeness > ALMOST_IDENTICAL and not is_same:
                 message = f"its image is almost that of {group[earlier][0].source}"
                 fix = "Look at both: a scan that trains and is evaluated flatters the model."
                 yield Finding(
                     "warning", group[later][0].source, "almost identical images", message, fix
                 )
+
+
+def _likest(signatures: Sequence[Sequence[float]]) -> Iterator[tuple[int, int, float]]:
+    """Yield each place but the first, the earlier place that is most alike, and how alike it is."""
+    table = np.array(signatures)
+    # They were rounded; without this even the same one twice may seem less alike.
+    lengths = np.linalg.norm(table, axis=1, keepdims=True)
+    table = np.divide(table, lengths, out=np.zeros_like(table), where=lengths > 0)
+    # In blocks: all pairs of 10,000 images would take a gigabyte.
+    for start in range(0, len(table), BLOCK_CASES):
+        block = table[start : start + BLOCK_CASES] @ table[: start + BLOCK_CASES].T
+        for later in range(max(1, start), min(start + BLOCK_CASES, len(table))):
+            earlier = int(np.argmax(block[later - start, :later]))
+            yield later, earlier, float(block[later - start, earlier])
 
 
 def owner_on_one_side(seen: Facts) -> Iterator[Finding]:

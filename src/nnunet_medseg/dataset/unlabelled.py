@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Finding
+from nnunet_medseg.dataset.layouts.dicom import group_series
 from nnunet_medseg.dataset.layouts.listing import all_images, stem_of
 from nnunet_medseg.hardware import free_memory_bytes
 from nnunet_medseg.volume import (
@@ -17,10 +18,12 @@ from nnunet_medseg.volume import (
     Volume,
     VolumeError,
     extension_of,
+    files_of,
     grid_shift,
     read_frames,
     read_volume,
 )
+from nnunet_medseg.volume.dicom.series import read_series
 
 __all__ = ["Unlabelled", "check_unlabelled", "group_images"]
 
@@ -38,11 +41,20 @@ class Unlabelled:
         result: Path of its segmentation, relative to the output folder.
         images: One file a channel, in the order of the model.
         frames: Which frame of each file it is, where one file has all; else empty.
+        series: The files behind each of the images where these are DICOM series; else empty.
     """
 
     result: str
     images: tuple[Path, ...]
     frames: tuple[int, ...] = ()
+    series: tuple[tuple[Path, ...], ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Every file that holds images of the case, each once."""
+        files = [path for one in self.series for path in one]
+        files = files or [part for path in self.images for part in files_of(path)]
+        return tuple(dict.fromkeys(files))
 
     def read(self) -> tuple[Volume, ...]:
         """Read the images, in the order of the model.
@@ -50,6 +62,10 @@ class Unlabelled:
         Raises:
             VolumeError: When one of them is not a 3D image.
         """
+        if self.series:
+            return tuple(
+                read_series(files, memory_bytes=free_memory_bytes()) for files in self.series
+            )
         if not self.frames:
             return tuple(read_volume(path) for path in self.images)
         found = read_frames(self.images[0], memory_bytes=free_memory_bytes())
@@ -64,7 +80,8 @@ def group_images(
     With one channel every image is a case. With several, files that differ only in what follows
     the last underscore belong together: a number (`_0000`, `_0001` …) or a channel's name; and a
     file whose name tells no channel is a case by itself when it has a frame for each. The label
-    map of a patient folder, beside an image, is passed over.
+    map of a patient folder, beside an image, is passed over. A model of one image also takes DICOM
+    series, each as a case that is called after its folder.
 
     Args:
         folder: Where to look.
@@ -74,11 +91,12 @@ def group_images(
         The cases, and findings for files that do not make a whole case.
     """
     files = _without_label_maps(all_images(folder, EXTENSIONS))
+    series, findings = group_series(folder, channels)
     if len(channels) == 1:
         alone = [Unlabelled(path.relative_to(folder).as_posix(), (path,)) for path in files]
-        return tuple(alone), ()
+        scans = [Unlabelled(f"{name}.nii.gz", of[:1], series=(of,)) for name, of in series]
+        return (*alone, *scans), tuple(findings)
     groups: dict[str, dict[int, Path]] = {}
-    findings = []
     whole = _by_themselves(files, folder, channels)
     for path in (item for item in files if item not in {case.images[0] for case in whole}):
         place = _place_of(path, channels)
@@ -190,9 +208,10 @@ def check_unlabelled(
     # A file with frames is read once.
     for path in dict.fromkeys(case.images):
         try:
-            volumes += _read_all(path, case)
+            volumes += case.read() if case.series else _read_all(path, case)
         except VolumeError as problem:
-            message = f"{path.name}: {problem.problem}"
+            name = path.parent.name if case.series else path.name
+            message = f"{name}: {problem.problem}"
             findings.append(Finding("error", case.result, problem.rule, message, problem.fix))
     if not findings and any(grid_shift(volumes[0], item) > GRID_TOLERANCE for item in volumes):
         message = "its images do not lie on one grid"

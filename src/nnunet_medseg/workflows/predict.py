@@ -20,7 +20,6 @@ from nnunet_medseg.files import ListedFile, delete_listed, hash_file, list_files
 from nnunet_medseg.hardware import Device, choose_device
 from nnunet_medseg.nnunet.plans import channel_names
 from nnunet_medseg.run_folder import is_writable, lock, sweep
-from nnunet_medseg.volume import files_of
 from nnunet_medseg.workflows.check import show_findings
 from nnunet_medseg.workflows.predicting.outputs import UNFINISHED, name_files
 from nnunet_medseg.workflows.predicting.pipeline import Job, Shelf, segment_cases
@@ -243,12 +242,7 @@ def _check_cases(cases: Sequence[Unlabelled], grouping: Sequence[Finding], shelf
 
 def _list_images(source: Path, cases: Sequence[Unlabelled]) -> tuple[ListedFile, ...]:
     """List the files that hold the images, with their hashes; nothing else is ever deleted."""
-    wanted = {
-        part.relative_to(source).as_posix()
-        for case in cases
-        for path in case.images
-        for part in files_of(path)
-    }
+    wanted = {path.relative_to(source).as_posix() for case in cases for path in case.files}
     stamped = [item for item in list_files(source) if item.path in wanted and not item.is_link]
     return tuple(replace(item, sha256=hash_file(source / item.path)) for item in stamped)
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
-from nnunet_medseg.dataset.layouts.listing import all_images, is_litter, subfolders
+from nnunet_medseg.dataset.layouts.listing import all_images, files_in, other_files, subfolders
 from nnunet_medseg.dataset.layouts.patient_folders import HELD_OUT_STEMS
 from nnunet_medseg.dataset.structures import name_key, name_structures, usual_names
-from nnunet_medseg.volume import extension_of
 from nnunet_medseg.volume.dicom.index import (
     Index,
     Series,
@@ -26,7 +25,7 @@ from nnunet_medseg.volume.dicom.index import (
     is_dicom,
 )
 
-__all__ = ["DESCRIPTION", "ENDINGS", "NAME", "read", "recognise"]
+__all__ = ["DESCRIPTION", "ENDINGS", "NAME", "group_series", "read", "recognise"]
 
 NAME = "DICOM"
 DESCRIPTION = (
@@ -36,6 +35,7 @@ DESCRIPTION = (
 ENDINGS = (".dcm",)
 # What the modality of an image is called with -i.
 IMAGE_TYPES = {"MR": "MRI", "PT": "PET"}
+KINDS = {"CT", "MRI", "PET"}
 
 
 def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
@@ -43,7 +43,7 @@ def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
 
     A folder around the one that holds them all is not taken for the dataset.
     """
-    is_here = any(is_dicom(path) for path in _files_in(folder))
+    is_here = any(is_dicom(path) for path in files_in(folder))
     holding = [] if is_here else [path for path in subfolders(folder) if _holds_dicom(path)]
     if not is_here and len(holding) < 2:
         return ""
@@ -51,24 +51,7 @@ def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
 
 
 def _holds_dicom(folder: Path) -> bool:
-    return any(is_dicom(path) for path in _walk(folder))
-
-
-def _files_in(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and not path.is_symlink() and not is_litter(path)
-    )
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield the files in a folder and all below that are no other images."""
-    folders = [folder]
-    while folders:
-        here = folders.pop()
-        yield from (path for path in _files_in(here) if extension_of(path) is None)
-        folders += reversed(subfolders(here))
+    return any(is_dicom(path) for path in other_files(folder))
 
 
 @dataclass
@@ -83,13 +66,9 @@ def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     """List the series that something was drawn on, and what does not fit."""
     del extensions
     index, findings = _tell_patients_apart(
-        index_files(path for path in _walk(folder) if is_dicom(path))
+        index_files(path for path in other_files(folder) if is_dicom(path))
     )
-    findings += [
-        Finding("error", _source(path, folder), problem.rule, f"{path.name}: {problem.problem}",
-                problem.fix)
-        for path, problem in index.damaged
-    ]  # fmt: skip
+    findings += _damaged(index, folder)
     drawn, unplaced = _pair(index, folder)
     findings += unplaced
     findings += _undrawn(index, drawn, folder)
@@ -97,7 +76,7 @@ def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     names = [name for each in drawn for name, _, _ in each.structures]
     values, written = name_structures(names), usual_names(names)
     label_names = {value: written[key] for key, value in values.items()}
-    sources = _sources(drawn, folder)
+    sources = _sources([each.series for each in drawn], folder)
     cases = [_case(each, source, values) for each, source in zip(drawn, sources, strict=True)]
     modalities = Counter(each.series.modality for each in drawn)
     findings += _other_modalities(drawn, modalities, sources)
@@ -210,15 +189,23 @@ def _other_modalities(
             yield Finding("error", source, "other image type", message, fix)
 
 
+def _damaged(index: Index, folder: Path) -> list[Finding]:
+    return [
+        Finding("error", _source(path, folder), problem.rule, f"{path.name}: {problem.problem}",
+                problem.fix)
+        for path, problem in index.damaged
+    ]  # fmt: skip
+
+
 def _source(path: Path, folder: Path) -> str:
     """Return the user's name of what a file belongs to: its folder."""
     place = path.parent.relative_to(folder).as_posix()
     return path.stem if place == "." else place
 
 
-def _sources(drawn: Sequence[_Drawn], folder: Path) -> list[str]:
-    """Return the user's name of each case: the folder of its images, made distinct."""
-    names = [_source(each.series.files[0], folder) for each in drawn]
+def _sources(series: Sequence[Series], folder: Path) -> list[str]:
+    """Return the user's name of each series: the folder of its images, made distinct."""
+    names = [_source(each.files[0], folder) for each in series]
     counts = Counter(names)
     seen: Counter[str] = Counter()
     distinct = []
@@ -226,3 +213,46 @@ def _sources(drawn: Sequence[_Drawn], folder: Path) -> list[str]:
         seen[name] += 1
         distinct.append(name if counts[name] == 1 else f"{name} (series {seen[name]})")
     return distinct
+
+
+# --- images to segment -------------------------------------------------------------------------
+
+
+def group_series(
+    folder: Path, channels: Sequence[str]
+) -> tuple[list[tuple[str, tuple[Path, ...]]], list[Finding]]:
+    """List the series in a folder that a model of some images can segment.
+
+    Overviews, and series of another kind of image than the model's, are passed over; the latter
+    are told.
+
+    Args:
+        folder: Where to look, in any depth.
+        channels: Channel names of the model.
+
+    Returns:
+        Name and files of each series, and findings.
+    """
+    index = index_files(path for path in other_files(folder) if is_dicom(path))
+    findings = _damaged(index, folder)
+    scans = [series for series in index.series if not series.is_overview]
+    if scans and len(channels) > 1:
+        message = f"there are DICOM series, and the model takes {len(channels)} images a case"
+        fix = "Convert the series that belong together to NIfTI, named as the model wants them."
+        return [], [*findings, Finding("error", "", "channel", message, fix)]
+    wanted = [each for each in scans if _is_of(each, channels[0])]
+    for series in scans:
+        if series not in wanted:
+            message = f"passed over: {series.modality}, and the model is of {channels[0]}"
+            source = _source(series.files[0], folder)
+            findings.append(
+                Finding("warning", source, "other image type", message, "Right if it is not meant.")
+            )
+    names = _sources(wanted, folder)
+    return [(name, each.files) for name, each in zip(names, wanted, strict=True)], findings
+
+
+def _is_of(series: Series, channel: str) -> bool:
+    """Tell whether a series may be of a model's kind of image; unknown names say nothing."""
+    kind = IMAGE_TYPES.get(series.modality, series.modality)
+    return channel.upper() not in KINDS or kind not in KINDS or channel.upper() == kind

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_medseg.volume import extension_of
 
 __all__ = [
     "all_images",
+    "files_in",
     "image_files",
     "is_group_folder",
     "is_image_folder",
     "is_label_folder",
     "is_litter",
+    "other_files",
     "stem_of",
     "subfolders",
 ]
@@ -63,16 +66,27 @@ def subfolders(folder: Path) -> list[Path]:
     )
 
 
-def image_files(folder: Path, extensions: tuple[str, ...]) -> list[Path]:
-    """Return the image files directly in a folder, sorted by name; links are not followed."""
+def files_in(folder: Path) -> list[Path]:
+    """Return the files directly in a folder, sorted by name; links are not followed."""
     return sorted(
         path
         for path in folder.iterdir()
-        if path.is_file()
-        and not path.is_symlink()
-        and not is_litter(path)
-        and extension_of(path) in extensions
+        if path.is_file() and not path.is_symlink() and not is_litter(path)
     )
+
+
+def image_files(folder: Path, extensions: tuple[str, ...]) -> list[Path]:
+    """Return the image files directly in a folder, sorted by name; links are not followed."""
+    return [path for path in files_in(folder) if extension_of(path) in extensions]
+
+
+def other_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and all below that no ending tells to be images."""
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        yield from (path for path in files_in(here) if extension_of(path) is None)
+        folders += reversed(subfolders(here))
 
 
 def all_images(folder: Path, extensions: tuple[str, ...]) -> list[Path]:

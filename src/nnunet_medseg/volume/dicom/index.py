@@ -20,7 +20,7 @@ from nnunet_medseg.volume.dicom.structures import (
 )
 from nnunet_medseg.volume.problems import VolumeError, unreadable
 
-__all__ = ["Index", "Series", "StructureFile", "index_files", "is_dicom"]
+__all__ = ["Index", "Series", "StructureFile", "index_files", "is_dicom", "is_localizer"]
 
 PREAMBLE_BYTES = 128
 MAGIC = b"DICM"
@@ -39,6 +39,7 @@ TAGS = [
     "FrameOfReferenceUID",
     "Modality",
     "Rows",
+    "ImageType",
 ]
 
 
@@ -53,6 +54,7 @@ class Series:
         patient: A hash that tells patients apart.
         modality: As DICOM says it: CT, MR, PT …
         files: All of its files, sorted by path.
+        is_overview: Whether it holds nothing but localisers.
     """
 
     uid: str
@@ -61,6 +63,7 @@ class Series:
     patient: str
     modality: str
     files: tuple[Path, ...]
+    is_overview: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,11 @@ def _sort_in(path: Path, index: Index, images: dict[str, list[tuple[Path, Any]]]
         images.setdefault(str(header.SeriesInstanceUID), []).append((path, header))
 
 
+def is_localizer(header: Any) -> bool:
+    """Tell whether an image is an overview that a scan was planned on."""
+    return "LOCALIZER" in [str(item).upper() for item in header.get("ImageType") or []]
+
+
 def _series(uid: str, members: list[tuple[Path, Any]]) -> Series:
     first = members[0][1]
     return Series(
@@ -151,6 +159,7 @@ def _series(uid: str, members: list[tuple[Path, Any]]) -> Series:
         patient=_patient(first),
         modality=str(first.get("Modality", "")),
         files=tuple(path for path, _ in members),
+        is_overview=all(is_localizer(header) for _, header in members),
     )
 
 

@@ -52,7 +52,7 @@ def read_segments(
 
 
 def _frames(dataset: Dataset) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
-    from pydicom.pixels import iter_pixels
+    from pydicom.pixels.utils import iter_pixels
 
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     frames = int(dataset.get("NumberOfFrames") or 1)
@@ -105,7 +105,7 @@ def _voxels(
     places = (whole @ np.stack([along, down]) + start[:, None]).astype(np.int64)
     if (places < 0).any() or (places >= np.array(grid.array.shape[::-1])[:, None]).any():
         raise _elsewhere("lie outside of the image")
-    return places
+    return np.asarray(places)
 
 
 def _elsewhere(where: str) -> VolumeError:

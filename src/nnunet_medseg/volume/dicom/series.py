@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nnunet_medseg.volume.dicom.frames import geometry_of, group_of
+from nnunet_medseg.volume.dicom.index import is_localizer
 from nnunet_medseg.volume.dicom.opening import damage_told, open_dataset
 from nnunet_medseg.volume.grid import GRID_TOLERANCE, Volume
 from nnunet_medseg.volume.problems import VolumeError, count_lost, not_finite, too_large, unreadable
@@ -168,14 +169,10 @@ def _without_place() -> VolumeError:
 
 def _without_localizers(slices: list[_Slice]) -> tuple[list[_Slice], tuple[str, ...]]:
     """Leave out overviews that a scanner has put into the series of the images themselves."""
-    kept = [one for one in slices if not _is_localizer(one.header)]
+    kept = [one for one in slices if not is_localizer(one.header)]
     if not kept or len(kept) == len(slices):
         return slices, ()
     return kept, (f"{len(slices) - len(kept)} {LOCALIZERS}",)
-
-
-def _is_localizer(header: Dataset) -> bool:
-    return "LOCALIZER" in [str(item).upper() for item in header.get("ImageType") or []]
 
 
 def _require_grey(slices: Sequence[_Slice]) -> None:

@@ -49,7 +49,7 @@ class Record:
         return str(self._output / name)
 
     def _made_from(self, case: Unlabelled) -> list[str]:
-        images = (path.relative_to(self._source).as_posix() for path in case.images)
+        images = (path.relative_to(self._source).as_posix() for path in case.files)
         return [self._model, *(self._hashes[name] for name in images)]
 
     def owns(self, case: Unlabelled, name: str) -> bool:
