@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import struct
 
 import numpy as np
 import pydicom
@@ -370,3 +371,16 @@ def test_a_file_that_unpacks_beyond_any_slice_is_refused_before_it_does(tmp_path
     index = index_files(files)
 
     assert [path for path, _ in index.damaged] == files
+
+
+def test_a_bent_length_in_a_header_is_damage(tmp_path):
+    one = make_series(numbers()[:1])[0]
+    files = write_all(tmp_path, [one])
+    rows = struct.pack("<HH2sH", 0x0028, 0x0010, b"US", 2)
+    content = files[0].read_bytes()
+    assert rows in content
+    bent = content.replace(rows, struct.pack("<HH2sH", 0x0028, 0x0010, b"US", 3))
+    files[0].write_bytes(bent)
+
+    with pytest.raises(VolumeError, match="damaged"):
+        read_series(files)

@@ -312,3 +312,15 @@ def test_a_hundred_structures_need_no_more_memory_than_there_is(root, monkeypatc
     assert [len(numbers) for numbers in asked] == [1, 1]
     assert np.array_equal(one_by_one.array, at_once.array)
     assert set(np.unique(at_once.array)) == {0, 1, 2}
+
+
+def test_a_slice_that_was_copied_as_an_empty_file_is_told_also_at_the_end(root):
+    lost = sorted((root / "patient 2" / "study" / "CT").iterdir())[0]
+    lost.with_suffix(".DCM").write_bytes(b"")
+
+    dataset = read_dataset(find_dataset(root), None)
+
+    (finding,) = dataset.findings
+    assert finding.case == "patient 2/study/CT"
+    assert lost.with_suffix(".DCM").name in finding.message
+    assert finding.severity == "error"
