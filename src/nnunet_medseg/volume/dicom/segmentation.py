@@ -61,8 +61,27 @@ def _frames(dataset: Dataset) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
     described = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if frames != max(1, len(described)):
         raise unreadable()
+    if int(dataset.BitsAllocated) == 1 and rows * columns % 8 and _is_native(dataset):
+        yield from enumerate(_unpacked(dataset, (frames, rows, columns)))
+        return
     # A label map may have a palette, which is for screens.
     yield from enumerate(iter_pixels(dataset, raw=True))
+
+
+def _is_native(dataset: Dataset) -> bool:
+    return not dataset.file_meta.TransferSyntaxUID.is_encapsulated
+
+
+def _unpacked(dataset: Dataset, shape: tuple[int, int, int]) -> np.ndarray[Any, Any]:
+    """Return frames of single bits that begin within a byte, which pydicom 3.0 cannot read.
+
+    Bits follow each other without gaps, the lowest of a byte first (PS3.5, 8.1.1).
+    """
+    bits = np.unpackbits(np.frombuffer(dataset.PixelData, np.uint8), bitorder="little")
+    count = shape[0] * shape[1] * shape[2]
+    if len(bits) < count:
+        raise unreadable()
+    return bits[:count].reshape(shape)
 
 
 def _segments_in(
