@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import struct
 
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_makers import AXIAL, SHAPE, make_series, make_slice, numbers, oblique, write_all
-from pydicom.uid import RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
 from nnunet_medseg.volume import VolumeError, to_ras, write_volume
+from nnunet_medseg.volume.dicom.index import index_files
+from nnunet_medseg.volume.dicom.opening import LARGEST_UNPACKED
 from nnunet_medseg.volume.dicom.series import DOUBLED, LOCALIZERS, TILTED, read_series
 
 ALL_48 = [
@@ -345,3 +348,39 @@ def test_what_was_read_can_be_written_as_nifti(tmp_path):
     write_volume(tmp_path / "out.nii.gz", volume)
 
     assert (tmp_path / "out.nii.gz").is_file()
+
+
+def _deflated(content: bytes, **tags: object) -> pydicom.Dataset:
+    one = make_series(numbers()[:1], **tags)[0]
+    one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    one.add_new(0x00091001, "OB", content)
+    return one
+
+
+def test_a_slice_that_is_packed_as_a_whole_is_read(tmp_path):
+    files = write_all(tmp_path, [_deflated(b"")])
+
+    assert (read_series(files).array == numbers()[:1]).all()
+
+
+def test_a_file_that_unpacks_beyond_any_slice_is_refused_before_it_does(tmp_path):
+    files = write_all(tmp_path, [_deflated(bytes(LARGEST_UNPACKED))])
+
+    with pytest.raises(VolumeError, match="fill the memory"):
+        read_series(files)
+    index = index_files(files)
+
+    assert [path for path, _ in index.damaged] == files
+
+
+def test_a_bent_length_in_a_header_is_damage(tmp_path):
+    one = make_series(numbers()[:1])[0]
+    files = write_all(tmp_path, [one])
+    rows = struct.pack("<HH2sH", 0x0028, 0x0010, b"US", 2)
+    content = files[0].read_bytes()
+    assert rows in content
+    bent = content.replace(rows, struct.pack("<HH2sH", 0x0028, 0x0010, b"US", 3))
+    files[0].write_bytes(bent)
+
+    with pytest.raises(VolumeError, match="damaged"):
+        read_series(files)

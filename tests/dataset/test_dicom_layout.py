@@ -26,9 +26,12 @@ from nnunet_medseg.dataset.checked import Wishes, check_dataset, load_checked, s
 from nnunet_medseg.dataset.contents import read_contents
 from nnunet_medseg.dataset.intake import check_extension, find_dataset, read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
+from nnunet_medseg.dataset.structures import merge_structures
 from nnunet_medseg.dataset.unlabelled import check_unlabelled, group_images
 from nnunet_medseg.errors import DatasetError, UsageError
 from nnunet_medseg.volume import grid_shift, read_volume
+from nnunet_medseg.volume.dicom.series import read_series
+from nnunet_medseg.volume.dicom.structures import read_structures
 
 
 @pytest.fixture
@@ -290,3 +293,34 @@ def test_a_series_to_segment_that_is_not_whole_is_named(root):
     (case,) = [case for case in group_images(root, ["CT"])[0] if "patient 3" in case.result]
 
     assert [one.rule for one in check_unlabelled(case)] == ["missing slices"]
+
+
+def test_a_hundred_structures_need_no_more_memory_than_there_is(root, monkeypatch):
+    dataset = read_dataset(find_dataset(root), None)
+    case = dataset.cases[0]
+    grid = read_series(case.series[0])
+    asked = []
+
+    def watched(path, grid, numbers):
+        asked.append(tuple(numbers))
+        return read_structures(path, grid, numbers)
+
+    at_once = merge_structures(case, grid)
+    monkeypatch.setattr("nnunet_medseg.volume.dicom.structures.read_structures", watched)
+    one_by_one = merge_structures(case, grid, memory_bytes=1.0)
+
+    assert [len(numbers) for numbers in asked] == [1, 1]
+    assert np.array_equal(one_by_one.array, at_once.array)
+    assert set(np.unique(at_once.array)) == {0, 1, 2}
+
+
+def test_a_slice_that_was_copied_as_an_empty_file_is_told_also_at_the_end(root):
+    lost = sorted((root / "patient 2" / "study" / "CT").iterdir())[0]
+    lost.with_suffix(".DCM").write_bytes(b"")
+
+    dataset = read_dataset(find_dataset(root), None)
+
+    (finding,) = dataset.findings
+    assert finding.case == "patient 2/study/CT"
+    assert lost.with_suffix(".DCM").name in finding.message
+    assert finding.severity == "error"

@@ -35,11 +35,18 @@ from nursery import run_in_child  # noqa: E402
 COUNT, SEED = 2400, 1
 CPU_S = 10.0
 MORE_BYTES = 300 * 10**6
-SHARES = {"file": 6, "json": 3, "names": 2, "tree": 2}  # of the inputs, for each kind of a group
+SHARES = {
+    "file": 6,
+    "dicom": 9,
+    "json": 3,
+    "names": 2,
+    "tree": 2,
+}  # of the inputs, for each kind of a group
 # What a check imports late: it would otherwise count for each child.
 MODULES = (
     *("SimpleITK", "nibabel", "scipy.ndimage", "cc3d", "rich.table", "rich.progress"),
     *("nnunet_medseg.cli.check", "nnunet_medseg.workflows.check", "nnunet_medseg.dataset.convert"),
+    *("pydicom", "pydicom.pixels", "nnunet_medseg.volume.dicom.series"),
 )
 SHOWN_CHARACTERS = 1500
 SHOWN_NAMES = 20

@@ -12,6 +12,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+import fuzz_dicom
 import nibabel
 import numpy as np
 from makers import make_image, make_label
@@ -167,6 +168,7 @@ LAYOUTS = {
     "flat": flat,
     "masks": masks,
     "bids": bids,
+    "dicom": fuzz_dicom.contours,
 }
 DESCRIBED = ("raw", "decathlon", "bids")
 

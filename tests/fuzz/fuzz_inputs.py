@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import fuzz_dicom
 from fuzz_datasets import (
     DESCRIBED,
     LAYOUTS,
@@ -151,6 +152,26 @@ def spoil_file(tree: Tree, drawn: tuple[int, bool, list[Any]]) -> tuple[Tree, st
         content = edit_bytes(content, edit)
     spoilt = gzip.compress(content, 1) if packed else content
     return tree | {path: spoilt}, path.rpartition("/")[2]
+
+
+dicom_edits = st.tuples(
+    st.one_of(st.just(0), st.integers(0, 8)),  # which file of the patient; labels most often
+    st.lists(st.one_of(fuzz_dicom.element_edit, byte_edit), min_size=1, max_size=3),
+)
+
+
+def spoil_dicom(tree: Tree, drawn: tuple[int, list[Any]]) -> tuple[Tree, str]:
+    """Return the dataset with one file of its second patient changed, and that patient's name.
+
+    A slice that gets lost is told by the name of its series, the folder.
+    """
+    number, edits = drawn
+    path = f"{fuzz_dicom.SPOILT_PATIENT}/IM{number}"
+    content = tree[path]
+    for edit in edits:
+        is_element = edit[0] in fuzz_dicom.ELEMENT_EDITS
+        content = (fuzz_dicom.edit_elements if is_element else edit_bytes)(content, edit)
+    return tree | {path: content}, fuzz_dicom.SPOILT_PATIENT
 
 
 # --- edits of dataset.json -----------------------------------------------------------------------
@@ -364,6 +385,8 @@ def kinds() -> dict[str, tuple[Any, Callable[[], Tree], Callable[..., tuple[Tree
         found[f"file.{name}"] = (file_edits, partial(strange_nifti, **strange), spoil_file)
     found |= {f"json.{name}": (json_edits, LAYOUTS[name], spoil_description) for name in DESCRIBED}
     found |= {f"names.{name}": (name_edits, LAYOUTS[name], spoil_names) for name in LAYOUTS}
+    for name, honest in (("contours", fuzz_dicom.contours), ("segments", fuzz_dicom.segments)):
+        found[f"dicom.{name}"] = (dicom_edits, honest, spoil_dicom)
     return found | {"tree": (free_tree, dict, spoil_names)}
 
 

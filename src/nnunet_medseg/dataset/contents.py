@@ -97,7 +97,7 @@ def _read_series(case: Case) -> tuple[Contents, tuple[Finding, ...]]:
         return Contents((), None, is_whole=False), (_finding(case, _place_of(case), problem),)
     channel = Part(_place_of(case), straightened(image, memory_bytes=memory_bytes), is_changed=True)
     try:
-        drawn = merge_structures(case, image)
+        drawn = merge_structures(case, image, memory_bytes=memory_bytes)
     except VolumeError as problem:
         message = f"{problem.problem}"
         finding = Finding("error", case.source, problem.rule, message, problem.fix)

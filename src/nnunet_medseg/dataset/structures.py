@@ -6,11 +6,13 @@ name, whatever its case and the blanks around it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,10 @@ from nnunet_medseg.volume import Volume, VolumeError
 __all__ = ["merge_structures", "name_key", "name_structures", "number_structures"]
 
 MAX_SHOWN = 30  # names
+# Of the free memory, for masks of a byte a voxel: image and label map need theirs too.
+MASKS_SHARE = 0.25
+
+_Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def name_key(name: str) -> str:
@@ -142,37 +148,53 @@ def _renumbered(case: Case, new_value: dict[int, tuple[int, int]]) -> Case:
     return replace(case, structures=structures, is_layered=len(set(new_value.values())) > 1)
 
 
-def merge_structures(case: Case, grid: Volume) -> Volume:
+def merge_structures(case: Case, grid: Volume, *, memory_bytes: float = math.inf) -> Volume:
     """Return the label map of a case's structures on the grid of its image.
 
     Args:
         case: With structures; none of them in this case makes an empty map.
         grid: The image as its slices lie.
+        memory_bytes: What the masks may take; beyond it, files are read again for the others.
 
     Raises:
         VolumeError: When one cannot be read or put on the grid, or two of different labels overlap
             and the user has not said which one wins.
     """
+    merged = np.zeros(grid.array.shape, dtype=np.uint16)
+    share = memory_bytes * MASKS_SHARE / max(1, merged.size)
+    at_once = int(min(max(1, share), max(1, len(case.structures))))
+    for start in range(0, len(case.structures), at_once):
+        batch = case.structures[start : start + at_once]
+        masks = _read_masks(batch, grid)
+        for value, path, number in batch:
+            _merge(merged, masks[path, number], value, None if case.is_layered else path)
+    return grid.with_array(merged)
+
+
+def _read_masks(
+    structures: Sequence[tuple[int, Path, int]], grid: Volume
+) -> dict[tuple[Path, int], _Mask]:
     from nnunet_medseg.volume.dicom.structures import read_structures
 
-    merged = np.zeros(grid.array.shape, dtype=np.uint16)
-    masks: dict[tuple[Path, int], np.ndarray[tuple[int, ...], np.dtype[np.bool_]]] = {}
-    for path in dict.fromkeys(path for _, path, _ in case.structures):
-        numbers = [number for _, other, number in case.structures if other == path]
+    masks: dict[tuple[Path, int], _Mask] = {}
+    for path in dict.fromkeys(path for _, path, _ in structures):
+        numbers = [number for _, other, number in structures if other == path]
         try:
             found = read_structures(path, grid, numbers)
         except VolumeError as error:
             raise VolumeError(error.rule, f"{path.name}: {error.problem}", error.fix) from error
         masks |= {(path, number): mask for number, mask in found.items()}
-    for value, path, number in case.structures:
-        mask = masks[path, number]
-        others = mask & (merged != 0) & (merged != value)
-        if not case.is_layered and others.any():
-            problem = (
-                f"{path.name}: the structure of label {value} overlaps with that of label "
-                f"{int(merged[others].max())} in {int(others.sum())} voxels"
-            )
-            fix = "Name what is to be segmented with -l; where two overlap, the later one wins."
-            raise VolumeError("overlapping structures", problem, fix)
-        merged[mask] = value
-    return grid.with_array(merged)
+    return masks
+
+
+def _merge(merged: np.ndarray[Any, Any], mask: _Mask, value: int, told: Path | None) -> None:
+    """Set a value; where another label is in its way, tell of the file, unless there is none."""
+    others = mask & (merged != 0) & (merged != value)
+    if told is not None and others.any():
+        problem = (
+            f"{told.name}: the structure of label {value} overlaps with that of label "
+            f"{int(merged[others].max())} in {int(others.sum())} voxels"
+        )
+        fix = "Name what is to be segmented with -l; where two overlap, the later one wins."
+        raise VolumeError("overlapping structures", problem, fix)
+    merged[mask] = value

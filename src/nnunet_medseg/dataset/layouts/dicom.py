@@ -24,6 +24,7 @@ from nnunet_medseg.volume.dicom.index import (
     index_files,
     is_dicom,
 )
+from nnunet_medseg.volume.problems import unreadable
 
 __all__ = ["DESCRIPTION", "ENDINGS", "NAME", "group_series", "read", "recognise"]
 
@@ -65,9 +66,7 @@ class _Drawn:
 def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     """List the series that something was drawn on, and what does not fit."""
     del extensions
-    index, findings = _tell_patients_apart(
-        index_files(path for path in other_files(folder) if is_dicom(path))
-    )
+    index, findings = _tell_patients_apart(_indexed(folder))
     findings += _damaged(index, folder)
     drawn, unplaced = _pair(index, folder)
     findings += unplaced
@@ -83,6 +82,18 @@ def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     modality = max(sorted(modalities), key=lambda name: modalities[name], default="")
     channels = (IMAGE_TYPES.get(modality, modality),)
     return Dataset(folder, NAME, number_cases(cases), channels, label_names, tuple(findings))
+
+
+def _indexed(folder: Path) -> Index:
+    files = list(other_files(folder))
+    index = index_files(path for path in files if is_dicom(path))
+    # As a copy that failed leaves them: nobody would see that the last slice of a series is gone.
+    index.damaged += [
+        (path, unreadable())
+        for path in files
+        if path.suffix.lower() in ENDINGS and not is_dicom(path)
+    ]
+    return index
 
 
 def _tell_patients_apart(index: Index) -> tuple[Index, list[Finding]]:
@@ -233,7 +244,7 @@ def group_series(
     Returns:
         Name and files of each series, and findings.
     """
-    index = index_files(path for path in other_files(folder) if is_dicom(path))
+    index = _indexed(folder)
     findings = _damaged(index, folder)
     scans = [series for series in index.series if not series.is_overview]
     if scans and len(channels) > 1:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_medseg.volume.dicom.opening import damage_told
+from nnunet_medseg.volume.dicom.opening import damage_told, open_dataset
 from nnunet_medseg.volume.dicom.structures import (
     CONTOURS_UID,
     SEGMENTATION_UIDS,
@@ -130,9 +130,7 @@ def index_files(paths: Iterable[Path]) -> Index:
 
 
 def _sort_in(path: Path, index: Index, images: dict[str, list[tuple[Path, Any]]]) -> None:
-    import pydicom
-
-    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(TAGS))
+    header = open_dataset(path, header_only=True, tags=TAGS)
     # Of a file that was cut short, its first lines may be left.
     kind = str(header.file_meta.get("MediaStorageSOPClassUID") or header.get("SOPClassUID", ""))
     if not kind:

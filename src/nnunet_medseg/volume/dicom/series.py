@@ -39,7 +39,7 @@ LARGEST_FRAMES = 65_536
 COPIES = 3  # of the voxels while reading, in 4 bytes each
 # Transfer syntaxes that pydicom decodes by itself, in Python: native ones and RLE.
 IN_PYTHON = {
-    *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"),
+    *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"),
     *("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"),
 }
 TILTED = "the gantry was tilted; resampled onto a grid at right angles"
@@ -305,7 +305,10 @@ def _pixels(one: _Slice) -> np.ndarray[Any, Any]:
             stored = _stored(one)
             slope, intercept = _rescale(one)
             return _rescaled(stored, slope, intercept)
-        return _decoded(one.path)
+        plane = _decoded(one.path)
+        if plane.shape != (int(one.header.Rows), int(one.header.Columns)):
+            raise unreadable()
+        return plane
 
 
 def _stored(one: _Slice) -> np.ndarray[Any, Any]:
