@@ -378,3 +378,14 @@ def test_what_does_not_fit_bids_is_found_in_one_go(tmp_path):
         ("sub-06", "channels"),
         ("sub-07", "empty folder"),
     }
+
+
+def test_folders_for_validation_are_passed_over_and_said(tmp_path):
+    write_flat(tmp_path, names=("imagesTr", "labelsTr"))
+    write_flat(tmp_path, names=("imagesVa", "labelsVa"))
+
+    dataset = read_dataset(tmp_path, None)
+
+    assert len(dataset.cases) == 3
+    assert [(one.severity, one.rule) for one in dataset.findings] == [("warning", "passed over")]
+    assert "imagesVa, labelsVa" in dataset.findings[0].message

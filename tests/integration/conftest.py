@@ -32,6 +32,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Desk:
     (images / "notes.txt").write_text("not an image")
     shutil.copytree(images, desk.root / "images")
     shutil.copytree(desk.output / "Abdomen", desk.root / "model" / "Abdomen")
-    desk.finished["predict"] = desk.run("predict")
+    desk.finished["predict"] = desk.run("predict", "--precision", "float32")
     assert desk.finished["predict"].returncode == 0, desk.finished["predict"].stderr
     return desk

@@ -120,11 +120,16 @@ def _outside(values_mm: Sequence[float], seen: Sequence[Range], factor: float) -
     if all(each.low / factor <= value <= each.high * factor for value, each in pairs):
         return ""
     trained = " x ".join(_shown(each) for each in seen)
-    return f"{' x '.join(f'{value:.3g}' for value in values_mm)} mm, trained on {trained} mm"
+    return f"{' x '.join(_plain(value) for value in values_mm)} mm, trained on {trained} mm"
+
+
+def _plain(value: float) -> str:
+    """Return a number with three digits, and never with an exponent for large ones."""
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _shown(seen: Range) -> str:
-    low, high = f"{seen.low:.3g}", f"{seen.high:.3g}"
+    low, high = _plain(seen.low), _plain(seen.high)
     return low if low == high else f"{low} to {high}"
 
 
@@ -134,12 +139,12 @@ def _unlike_value(
     low, high = float(array.min()), float(array.max())
     margin = VALUE_SHARE * (facts.highest.high - facts.lowest.low)
     if not facts.lowest.low - margin <= low <= facts.lowest.high + margin:
-        return f"smallest value {low:.4g}, trained on {_shown(facts.lowest)}"
+        return f"smallest value {_plain(low)}, trained on {_shown(facts.lowest)}"
     if not facts.highest.low - margin <= high <= facts.highest.high + margin:
-        return f"largest value {high:.4g}, trained on {_shown(facts.highest)}"
+        return f"largest value {_plain(high)}, trained on {_shown(facts.highest)}"
     if facts.labelled is not None and marked.any():
         middle = float(np.median(array[marked]))
         if not facts.labelled.low <= middle <= facts.labelled.high:
             seen = _shown(facts.labelled)
-            return f"median of what was found {middle:.4g}, trained on {seen}"
+            return f"median of what was found {_plain(middle)}, trained on {seen}"
     return ""

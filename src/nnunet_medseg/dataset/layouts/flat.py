@@ -7,12 +7,15 @@ as in nnU-Net's raw folder: `NAME_0000`, `NAME_0001`.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
 from nnunet_medseg.dataset.layouts import decathlon, nnunet_raw
 from nnunet_medseg.dataset.layouts.listing import (
+    LABELS,
     image_files,
+    is_group_folder,
     is_image_folder,
     is_label_folder,
     stem_of,
@@ -65,6 +68,7 @@ def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
         images = image_files(image_folders[0], extensions)
         labels = image_files(label_folders[0], extensions)
         findings = [*_further(image_folders), *_further(label_folders)]
+        findings += _passed_over(folder, [*image_folders, *label_folders], extensions)
     else:
         files = image_files(folder, extensions)
         labels = [path for path in files if is_label_map(path)]
@@ -82,6 +86,24 @@ def _further(folders: list[Path]) -> list[Finding]:
     message = f"several folders of one kind: {', '.join(path.name for path in folders)}"
     fix = "Keep one folder of images and one of label maps."
     return [Finding("error", "", "several folders", message, fix)]
+
+
+def _passed_over(folder: Path, used: list[Path], extensions: tuple[str, ...]) -> list[Finding]:
+    """Name folders for testing or validation that have label maps, which nothing is done with."""
+    others = [
+        path.name
+        for path in subfolders(folder)
+        if path not in used and is_group_folder(path) and image_files(path, extensions)
+    ]
+    # Images alone are for predicting; a label map is work that somebody may want to be used.
+    if not any(re.match(LABELS, name, re.I) for name in others):
+        return []
+    message = f"passed over: {', '.join(others)}, by the name not meant for training"
+    fix = (
+        "Right if they are to stay out. To train on them as well, move their files to the others; "
+        "to be measured on some patients of your own choice, see how patients are held out."
+    )
+    return [Finding("warning", "", "passed over", message, fix)]
 
 
 def _pair_all(images: list[Path], labels: list[Path]) -> tuple[list[Case], int, list[Finding]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunet_medseg.volume import extension_of
 
 __all__ = [
+    "LABELS",
     "all_images",
     "files_in",
     "image_files",
