@@ -384,3 +384,15 @@ def test_a_bent_length_in_a_header_is_damage(tmp_path):
 
     with pytest.raises(VolumeError, match="damaged"):
         read_series(files)
+
+
+def test_a_slice_that_lost_its_rescale_is_named(tmp_path):
+    def lose(place, one):
+        if place == 2:
+            del one.RescaleIntercept
+        return one
+
+    files = write_all(tmp_path, make_series(numbers(), change=lose))
+
+    with pytest.raises(VolumeError, match=r"IM\d+ lacks the rescale intercept"):
+        read_series(files)

@@ -324,3 +324,22 @@ def test_a_slice_that_was_copied_as_an_empty_file_is_told_also_at_the_end(root):
     assert finding.case == "patient 2/study/CT"
     assert lost.with_suffix(".DCM").name in finding.message
     assert finding.severity == "error"
+
+
+def test_two_patients_with_one_series_uid_are_told_apart_from_two_phases(tmp_path):
+    for number in (1, 2):
+        add_patient(tmp_path / "in", number, {"Liver": LIVER}, SeriesInstanceUID="1.2.9.7")
+    add_patient(tmp_path / "in", 3, {"Liver": LIVER})
+
+    dataset = read_dataset(find_dataset(tmp_path / "in"), None)
+
+    assert "several patients" in {finding.rule for finding in dataset.findings}
+
+
+def test_what_is_said_of_a_series_is_said_once(root):
+    series = root / "patient 1" / "study" / "CT"
+    shutil.copytree(series, series.parent / "again")
+
+    repairs = [one for one in check(root).findings if "twice" in one.message]
+
+    assert len(repairs) == 1

@@ -168,7 +168,8 @@ def merge_structures(case: Case, grid: Volume, *, memory_bytes: float = math.inf
         masks = _read_masks(batch, grid)
         for value, path, number in batch:
             _merge(merged, masks[path, number], value, None if case.is_layered else path)
-    return grid.with_array(merged)
+    # What was said of the image is no news of the label map.
+    return replace(grid.with_array(merged), notes=())
 
 
 def _read_masks(

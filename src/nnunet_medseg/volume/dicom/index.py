@@ -124,6 +124,8 @@ def index_files(paths: Iterable[Path]) -> Index:
         except VolumeError as problem:
             index.damaged.append((path, problem))
     for uid, members in images.items():
+        if len({_patient(header) for _, header in members}) > 1:
+            index.damaged.append((members[0][0], _of_several_patients()))
         index.series.append(_series(uid, members))
     index.series.sort(key=lambda series: series.files[0])
     return index
@@ -161,6 +163,12 @@ def _series(uid: str, members: list[tuple[Path, Any]]) -> Series:
         files=tuple(path for path, _ in members),
         is_overview=all(is_localizer(header) for _, header in members),
     )
+
+
+def _of_several_patients() -> VolumeError:
+    problem = "images of several patients have the same series UID, as some anonymisers write it"
+    fix = "Export or anonymise them again, with a UID of its own for each series."
+    return VolumeError("several patients", problem, fix)
 
 
 def _patient(header: Any) -> str:

@@ -91,6 +91,7 @@ def read_series(
         slices, notes = _without_localizers([one for path in files for one in _named(path)])
         _require_grey(slices)
         _require_one_stack(slices)
+        _require_one_scale(slices)
         rows, columns = int(slices[0].header.Rows), int(slices[0].header.Columns)
         if rows * columns * len(slices) * 4 * COPIES > memory_bytes:
             raise too_large((columns, rows, len(slices)))
@@ -204,6 +205,14 @@ def _require_one_stack(slices: Sequence[_Slice]) -> None:
             problem = "its slices have different directions or pixel sizes"
             fix = "Export each stack as a series of its own, without localisers."
             raise VolumeError("several stacks", problem, fix)
+
+
+def _require_one_scale(slices: Sequence[_Slice]) -> None:
+    """Refuse a series where some slices say how values are scaled, and others do not."""
+    without = [one for one in slices if one.header.get("RescaleIntercept") is None]
+    if without and len(without) < len(slices):
+        problem = f"{without[0].path.name} lacks the rescale intercept that its other slices have"
+        raise VolumeError("header", problem, "Export the series again.")
 
 
 # --- order and grid ----------------------------------------------------------------------------
