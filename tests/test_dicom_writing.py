@@ -136,7 +136,7 @@ def test_a_sphere_of_an_rtstruct_is_that_of_the_label_map(tmp_path):
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
-@pytest.mark.parametrize("sides", [(5, 7), (9, 9), (3, 1), (8, 6)])
+@pytest.mark.parametrize("sides", [(5, 7), (9, 9), (13, 11), (8, 6)])
 def test_slices_of_any_number_of_pixels_come_back(tmp_path, write, sides):
     array = np.random.default_rng(2).choice(np.array([0, 3, 7], np.uint8), (4, *sides))
     paths, grid, labels = make(tmp_path, oblique(), array)

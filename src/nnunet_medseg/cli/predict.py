@@ -37,6 +37,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
         help="float32 computes as stock nnU-Net does; default: auto, which takes bfloat16 on a CPU "
         "that has it, about twice as fast",
     )
+    add(
+        "--output_format",
+        default="nifti",
+        choices=("nifti", "dicom_seg", "rtstruct"),
+        help="of the segmentations of DICOM series; default: nifti",
+    )
     add("--work_dir", default=None, metavar="FOLDER", help="folder for work in progress")
 
 
@@ -85,5 +91,6 @@ def _predict(
         preview=options.preview,
         probabilities=options.probabilities,
         precision=options.precision,
+        output_format=options.output_format,
     )
     return 0

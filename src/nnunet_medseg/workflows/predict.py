@@ -21,7 +21,13 @@ from nnunet_medseg.hardware import Device, choose_device
 from nnunet_medseg.nnunet.plans import channel_names
 from nnunet_medseg.run_folder import is_writable, lock, sweep
 from nnunet_medseg.workflows.check import show_findings
-from nnunet_medseg.workflows.predicting.outputs import UNFINISHED, name_files
+from nnunet_medseg.workflows.predicting.outputs import (
+    NIFTI,
+    OUTPUT_FORMATS,
+    UNFINISHED,
+    as_format,
+    name_files,
+)
 from nnunet_medseg.workflows.predicting.pipeline import Job, Shelf, segment_cases
 from nnunet_medseg.workflows.predicting.record import Record, require_free_names
 from nnunet_medseg.workflows.predicting.table import Row, free_table, show_table, write_table
@@ -47,6 +53,7 @@ class _Asked:
     preview: bool
     probabilities: bool
     in_bfloat16: bool
+    output_format: str
 
 
 def predict(  # noqa: PLR0913 public: each option of the command is an argument
@@ -60,6 +67,7 @@ def predict(  # noqa: PLR0913 public: each option of the command is an argument
     preview: bool = False,
     probabilities: bool = False,
     precision: str = "auto",
+    output_format: str = NIFTI,
 ) -> tuple[Path, ...]:
     """Segment every image in a folder.
 
@@ -77,6 +85,7 @@ def predict(  # noqa: PLR0913 public: each option of the command is an argument
         probabilities: Whether a probability map is written for each label.
         precision: "float32" computes as stock nnU-Net does; "auto" takes bfloat16 on a CPU whose
             hardware has it, about twice as fast.
+        output_format: Of the segmentations of DICOM series: "nifti", "dicom_seg" or "rtstruct".
 
     Returns:
         The segmentations, in the order of their names.
@@ -90,6 +99,9 @@ def predict(  # noqa: PLR0913 public: each option of the command is an argument
     if precision not in PRECISIONS:
         problem = f"The precision {precision!r} is not known."
         raise UsageError(problem, fix=f"Take one of {', '.join(PRECISIONS)}.")
+    if output_format not in OUTPUT_FORMATS:
+        problem = f"The output format {output_format!r} is not known."
+        raise UsageError(problem, fix=f"Take one of {', '.join(OUTPUT_FORMATS)}.")
     model_folder = find_model(Path(model).absolute())
     if not source.is_dir():
         problem = f"The input folder {source} does not exist."
@@ -109,7 +121,8 @@ def predict(  # noqa: PLR0913 public: each option of the command is an argument
         place = choose_device(device)
         is_fast = place.kind == "cpu" and place.has_fast_bf16 and precision == "auto"
         asked = _Asked(
-            source, output, work, model_folder, place, delete_input, preview, probabilities, is_fast
+            *(source, output, work, model_folder, place, delete_input),
+            *(preview, probabilities, is_fast, output_format),
         )
         return _predict(asked)
 
@@ -122,6 +135,7 @@ def _predict(asked: _Asked) -> tuple[Path, ...]:
     segmenter, description = _load(asked, log)
     labels, channels = labels_of(model, description), channel_names(description)
     cases, grouping = _find_cases(source, channels)
+    cases = as_format(cases, asked.output_format)
     # Before they are read: a file that changes later is not what was segmented, and stays.
     listed = _list_images(source, cases)
     shelf = Shelf()
@@ -140,7 +154,17 @@ def _predict(asked: _Asked) -> tuple[Path, ...]:
     def remember(case: Unlabelled, row: Row) -> None:
         record.add(case, names[case].all, row)
 
-    job = Job(segmenter, labels, tuple(channels), data, output, names, quiet, remember)
+    job = Job(
+        segmenter,
+        labels,
+        tuple(channels),
+        data,
+        output,
+        names,
+        quiet,
+        asked.output_format,
+        remember,
+    )
     rows = _segment_all(job, cases, shelf, record)
     table = free_table(output)
     write_table(table, rows)

@@ -8,27 +8,36 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from nnunet_medseg.bundle.build import program_version
 from nnunet_medseg.dataset.labels import Label, LabelMap
 from nnunet_medseg.dataset.layouts.listing import stem_of
 from nnunet_medseg.dataset.unlabelled import Unlabelled
-from nnunet_medseg.errors import VerificationError
+from nnunet_medseg.errors import UsageError, VerificationError
 from nnunet_medseg.report.overlay import COLOURS, Mask, draw_planes, window_of
 from nnunet_medseg.volume import Volume, grid_shift, read_volume, to_ras, write_volume
+from nnunet_medseg.volume.dicom.structures import read_structures
+from nnunet_medseg.volume.dicom.writing import WRITERS
 
 __all__ = [
+    "NIFTI",
+    "OUTPUT_FORMATS",
     "UNFINISHED",
     "FileNames",
+    "as_format",
     "name_files",
     "staging",
     "write_checked",
     "write_preview",
+    "write_result",
 ]
 
+NIFTI = "nifti"  # for DICOM series; other images come back in the format they had
+OUTPUT_FORMATS = (NIFTI, *WRITERS)
 UNFINISHED = ".medseg-unfinished-"  # temporary folders beside the segmentations
 SAME_GRID = 1e-3  # of a voxel: what headers of a format round to
 MAPS = "probabilities"
@@ -113,6 +122,50 @@ def write_checked(path: Path, volume: Volume) -> None:
     if not np.array_equal(back.array, volume.array) or grid_shift(back, volume) > SAME_GRID:
         problem = f"The segmentation {path.name} could not be read back as it was written."
         raise VerificationError(problem, fix="No image was deleted. Check the disk.")
+
+
+def as_format(cases: Sequence[Unlabelled], output_format: str) -> tuple[Unlabelled, ...]:
+    """Return the cases with results of a format; only DICOM series can have one of DICOM.
+
+    Raises:
+        UsageError: When other images are among them.
+    """
+    if output_format == NIFTI:
+        return tuple(cases)
+    others = [case.result for case in cases if not case.series]
+    if others:
+        problem = f"--output_format {output_format} is of DICOM series; {others[0]} is none."
+        raise UsageError(problem, fix="Leave it out, or segment the series by themselves.")
+    ending = f"_{output_format}.dcm"
+    return tuple(
+        replace(case, result=case.result.removesuffix(".nii.gz") + ending) for case in cases
+    )
+
+
+def write_result(
+    path: Path, volume: Volume, case: Unlabelled, labels: LabelMap, output_format: str
+) -> None:
+    """Write the segmentation of a case, read it back, and compare.
+
+    Raises:
+        VerificationError: When it cannot be read as it was written.
+    """
+    if output_format == NIFTI:
+        write_checked(path, volume)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = {label.value: label.name for label in labels}
+    WRITERS[output_format](path, volume, names, case.series[0], program_version())
+    if "gantry" in " ".join(volume.notes):
+        # The slices lie aslant in the straightened image; no voxel of one is a voxel of the other.
+        return
+    masks = read_structures(path, volume)
+    for number, label in enumerate(labels, start=1):
+        if not np.array_equal(masks[number], volume.array == label.value):
+            problem = f"The segmentation {path.name} could not be read back as it was written."
+            raise VerificationError(
+                problem, fix="No image was deleted. Take --output_format nifti."
+            )
 
 
 def write_preview(path: Path, images: tuple[Volume, str], result: Volume, labels: LabelMap) -> None:

@@ -22,6 +22,7 @@ from nnunet_medseg.workflows.predicting.outputs import (
     staging,
     write_checked,
     write_preview,
+    write_result,
 )
 from nnunet_medseg.workflows.predicting.table import Row, volumes_of
 
@@ -63,6 +64,7 @@ class Job:
         output: Folder of the segmentations.
         names: The files of each case.
         quiet: Around what nnU-Net says while it computes.
+        output_format: Of the segmentations of DICOM series.
         on_written: Called, in another thread, as soon as the files of a case are in place.
     """
 
@@ -73,6 +75,7 @@ class Job:
     output: Path
     names: Mapping[Unlabelled, FileNames]
     quiet: Callable[[], Any]
+    output_format: str
     on_written: Callable[[Unlabelled, Row], None]
 
 
@@ -147,6 +150,6 @@ def _close(job: Job, case: Unlabelled, opened: _Opened, logits: Any) -> Row:
         if names.preview:
             first = (grid, job.channels[0])
             write_preview(stage / names.preview, first, result, job.labels)
-        write_checked(stage / names.result, result)
+        write_result(stage / names.result, result, case, job.labels, job.output_format)
     job.on_written(case, row)
     return row
