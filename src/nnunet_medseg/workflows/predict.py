@@ -262,6 +262,9 @@ def _check_cases(cases: Sequence[Unlabelled], grouping: Sequence[Finding], shelf
     if errors := [item for item in findings if item.severity == "error"]:
         problem = f"The images have {len(errors)} problems, listed above."
         raise DatasetError(problem, fix="Put them right and run the same command again.")
+    if not cases:
+        problem = "Nothing is left to segment: every series was passed over, as listed above."
+        raise DatasetError(problem, fix="Take a model of that kind of image.")
 
 
 def _list_images(source: Path, cases: Sequence[Unlabelled]) -> tuple[ListedFile, ...]:

@@ -1,0 +1,85 @@
+"""Prediction of DICOM series: the same segmentation as NIfTI, as SEG and as RTSTRUCT."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydicom
+import pytest
+from dicom_makers import OBLIQUE, make_image, make_series, write_all
+from foreign_models import write_stock_folder
+
+from nnunet_medseg.errors import DatasetError, UsageError
+from nnunet_medseg.volume import read_volume, write_volume
+from nnunet_medseg.volume.dicom.series import read_series
+from nnunet_medseg.volume.dicom.structures import read_structures, structures_of
+from nnunet_medseg.workflows.predict import predict
+
+
+@pytest.fixture
+def places(tmp_path):
+    write_stock_folder(tmp_path / "model")
+    for number in (1, 2):
+        known = {"PatientID": f"id{number}", "SeriesInstanceUID": f"1.2.{number}.7"}
+        made = make_series(make_image(number), OBLIQUE, **known)
+        write_all(tmp_path / "images" / f"p{number}", made)
+    return tmp_path / "images", tmp_path / "out", tmp_path / "model", tmp_path / "work"
+
+
+def test_a_series_comes_back_in_each_format_on_its_own_voxels(places, tmp_path):
+    images, _, model, work = places
+    by_format = {
+        kind: predict(
+            images, tmp_path / kind, model, work, device="cpu", precision="float32",
+            output_format=kind,
+        )
+        for kind in ("nifti", "dicom_seg", "rtstruct")
+    }  # fmt: skip
+
+    assert [path.name for path in by_format["nifti"]] == ["p1.nii.gz", "p2.nii.gz"]
+    assert [path.name for path in by_format["rtstruct"]] == ["p1_rtstruct.dcm", "p2_rtstruct.dcm"]
+    for number, nifti in enumerate(by_format["nifti"], start=1):
+        grid = read_series(sorted((images / f"p{number}").iterdir()))
+        expected = read_volume(nifti).array
+        assert expected.any()
+        for kind in ("dicom_seg", "rtstruct"):
+            path = by_format[kind][number - 1]
+            found = np.zeros(expected.shape, expected.dtype)
+            for structure, mask in read_structures(path, grid).items():
+                found[mask] = structure
+            # Numbers of structures are the model's values here: 1, 2 …
+            assert np.array_equal(found, expected)
+            assert {item.series_uid for item in structures_of(path)} == {f"1.2.{number}.7"}
+            assert pydicom.dcmread(path).PatientID == f"id{number}"
+
+
+def test_all_files_of_a_series_are_deleted_when_it_is_segmented(places):
+    images, out, model, work = places
+    (images / "p1" / "notes.txt").write_text("not an image")
+
+    predict(images, out, model, work, device="cpu", delete_input=True)
+
+    left = [path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()]
+    assert left == ["p1/notes.txt"]
+
+
+def test_other_images_cannot_be_given_back_as_dicom(places):
+    images, out, model, work = places
+    write_volume(images / "other.nii.gz", read_series(sorted((images / "p1").iterdir())))
+
+    with pytest.raises(UsageError, match=r"other\.nii\.gz"):
+        predict(images, out, model, work, device="cpu", output_format="rtstruct")
+
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_a_model_of_another_kind_of_image_segments_nothing_and_says_so(places):
+    images, out, model, work = places
+    for path in images.rglob("IM*"):
+        one = pydicom.dcmread(path)
+        one.Modality = "MR"
+        one.save_as(path)
+
+    with pytest.raises(DatasetError, match="passed over"):
+        predict(images, out, model, work, device="cpu", delete_input=True)
+
+    assert len(list(images.rglob("IM*"))) == 16
