@@ -1,4 +1,4 @@
-# install · demo · test · check · faults · fuzz · bench · wheels
+# install · demo · test · check · faults · pages · fuzz · bench · wheels
 #
 # make install               makes .venv and installs the program into it
 # make install WHEELS=folder installs without a network, from a folder that `make wheels` filled
@@ -6,6 +6,7 @@
 # make test                  all tests, whole runs too
 # make check                 format, lint, types, fast tests
 # make faults                breaks whole runs on purpose, some 300 times, and counts what is lost
+# make pages                 runs the commands of the pages about interruptions, watching and batches
 # make fuzz                  spoils datasets, some 2,400 times, and looks what the check says
 # make bench DATASET=folder  start-up side by side with stock nnU-Net
 # make wheels                collects every package in the folder wheels, for a closed network
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(OFFLINE) --constraint constraints.txt --editable
 RECIPE := pyproject.toml constraints.txt Makefile
 
-.PHONY: install demo test check faults fuzz bench wheels
+.PHONY: install demo test check faults pages fuzz bench wheels
 
 install: $(VENV)/installed
 demo: install
@@ -33,6 +34,8 @@ check: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -m "not slow"
 faults: $(VENV)/installed-dev
 	$(BIN)/python tests/faults/faults.py --results faults.jsonl
+pages: $(VENV)/installed-dev
+	PAGES=1 $(BIN)/python -m pytest tests/integration/test_pages.py
 fuzz: $(VENV)/installed-dev
 	$(BIN)/python tests/fuzz/fuzz.py
 bench: $(VENV)/installed-dev

@@ -61,4 +61,5 @@ def test_hostile_names_and_planted_pickles_do_nothing_in_whole_runs(tmp_path, ca
     for folder in (first, second):
         texts = [path.read_text() for path in folder.rglob("*") if path.suffix in {".txt", ".json"}]
         assert all(is_visible(text) for text in texts)
-    assert len(list((tmp_path / "seg").iterdir())) == 2
+    assert len(list((tmp_path / "seg").glob("*.nii.gz"))) == 2
+    assert is_visible((tmp_path / "seg" / "volumes.csv").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -16,6 +17,9 @@ from desk import REPOSITORY, SPEC, Desk, copy_in
 from nnunet_medseg.phantom import write_images
 
 pytestmark = pytest.mark.slow
+AT_LENGTH = pytest.mark.skipif(
+    "PAGES" not in os.environ, reason="minutes of commands that other tests hold too: make pages"
+)
 
 DOCS = REPOSITORY / "docs"
 MINUTES = "0.4"  # of a busy machine, too
@@ -80,6 +84,7 @@ def test_get_started_leads_to_a_segmentation(desk):
     assert written == {*named, "volumes.csv"}
 
 
+@AT_LENGTH
 def test_the_page_about_interruptions_holds(desk):
     copy_in(desk.input / "Liver", cases=5)
     look, resume, fresh, _, remove = commands_of("how-to/interrupt-and-go-on.md")[:5]
@@ -104,6 +109,7 @@ def test_the_page_about_interruptions_holds(desk):
     assert "no run is at work" in follow(desk, look)
 
 
+@AT_LENGTH
 def test_the_page_about_watching_holds(desk):
     copy_in(desk.input / "Liver", cases=5)
     *looks, train = commands_of("how-to/watch-a-training.md")
@@ -125,6 +131,7 @@ def test_the_page_about_watching_holds(desk):
     assert "loss" in done.stdout
 
 
+@AT_LENGTH
 def test_the_job_for_a_batch_system_runs(desk):
     copy_in(desk.root / "LIVER_COPY" / "Liver", cases=5)
     page = (DOCS / "how-to/batch-system.md").read_text(encoding="utf-8")

@@ -16,12 +16,14 @@ import json
 import pickletools
 import re
 import unicodedata
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 from nnunet_medseg.archive import UNREADABLE
@@ -177,11 +179,18 @@ def _what_unpacks(content: memoryview) -> bytes:
     return b"".join(parts)
 
 
+def _operations(content: bytes) -> Iterator[Any]:
+    # Weights may look like a pickle by chance, and then like one with a wrong escape.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield from pickletools.genops(content)
+
+
 def _pickled(content: bytes) -> Iterator[bytes]:
     if not content.startswith((b"\x80", b"(", b"]", b"}", b"V", b"c")):
         return
     try:
-        for _, argument, _ in pickletools.genops(content):
+        for _, argument, _ in _operations(content):
             if isinstance(argument, bytes):
                 yield argument
             elif isinstance(argument, str):

@@ -129,11 +129,13 @@ def middle_of(masks: Sequence[Mask], shape: Sequence[int]) -> tuple[int, int, in
 
 def _field(masks: Sequence[Mask], image: Volume) -> tuple[slice, slice, slice]:
     """Return the part of the image that is shown: the masks and their surroundings."""
-    marked = [np.argwhere(mask.array) for mask in masks if mask.array.any()]
+    marked = [mask.array for mask in masks if mask.array.any()]
     parts = []
     for axis, (side, mm) in enumerate(zip(image.array.shape, image.spacing_mm, strict=True)):
-        low = min((int(places[:, axis].min()) for places in marked), default=0)
-        high = max((int(places[:, axis].max()) for places in marked), default=side - 1)
+        others = tuple(other for other in range(3) if other != axis)
+        places = [np.flatnonzero(array.any(axis=others)) for array in marked]
+        low = min((int(found[0]) for found in places), default=0)
+        high = max((int(found[-1]) for found in places), default=side - 1)
         missing_mm = max(0.0, MIN_FIELD_MM - (high - low + 1) * mm) / 2
         margin = round(max(MARGIN_MM, missing_mm) / mm)
         parts.append(slice(max(0, low - margin), min(side, high + margin + 1)))
