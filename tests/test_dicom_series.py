@@ -10,7 +10,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_makers import AXIAL, SHAPE, make_series, make_slice, numbers, oblique, write_all
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossless
 
 from nnunet_medseg.volume import VolumeError, to_ras, write_volume
 from nnunet_medseg.volume.dicom.index import index_files
@@ -138,10 +138,11 @@ def test_fractions_of_a_rescale_are_kept(tmp_path):
     assert volume.array.dtype == np.float32
 
 
-def test_run_length_encoded_slices_are_read(tmp_path):
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless], ids=["RLE", "JPEG-LS"])
+def test_slices_that_pydicom_has_packed_are_read(tmp_path, syntax):
     made = make_series(numbers())
     for one in made:
-        one.compress(RLELossless, generate_instance_uid=False)
+        one.compress(syntax, generate_instance_uid=False)
 
     assert np.array_equal(read_series(write_all(tmp_path, made)).array, numbers())
 

@@ -85,6 +85,8 @@ def test_labels_are_those_of_nnunets_own_predictor(tmp_path, plans):
     probabilities = segmenter.probabilities(logits, prepared)
 
     assert labels.shape == expected.shape
+    # The random weights of that one find background alone.
+    assert len(np.unique(expected)) > 1 or plans is PLANS["residual"]
     # Noise through random weights has many near ties.
     assert (labels == expected).mean() > 0.998
     np.testing.assert_allclose(probabilities.sum(0), 1.0, atol=1e-5)
