@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dicom_makers import LIVER, add_patient
+import numpy as np
+from dicom_makers import LIVER, PATIENT_SHAPE, add_patient
 from makers import make_image, make_label, make_volume, write_patients, write_raw
 
 from nnunet_medseg.files import write_json
 from nnunet_medseg.volume import write_volume
+from nnunet_medseg.volume.dicom.series import read_series
 
 
 def write_decathlon(folder: Path, *, cases: int = 3, modality=("CT",), listed: bool = True) -> Path:
@@ -94,11 +96,24 @@ def write_dicom(folder: Path, *, cases: int = 3) -> Path:
     return folder
 
 
+def write_dicom_with_label_maps(folder: Path, *, cases: int = 3) -> Path:
+    """Write series `d1/study/CT` …, each with `d1/seg.nii.gz`."""
+    for number in range(1, cases + 1):
+        place = folder / f"d{number}"
+        add_patient(folder, number, {}, place.name)
+        grid = read_series(tuple((place / "study" / "CT").iterdir()))
+        label = np.zeros(PATIENT_SHAPE, np.uint8)
+        label[LIVER] = 1
+        write_volume(place / "seg.nii.gz", grid.with_array(label))
+    return folder
+
+
 WRITERS = {
     "bids": write_bids,
     "class_masks": write_class_masks,
     "decathlon": write_decathlon,
     "dicom": write_dicom,
+    "dicom_with_label_maps": write_dicom_with_label_maps,
     "flat": write_flat,
     "nnunet_raw": write_raw,
     "patient_folders": write_patients,

@@ -19,7 +19,7 @@ from nnunet_medseg.errors import DatasetError
 from nnunet_medseg.volume import EXTENSIONS
 
 # DICOM files are known by what they hold, whatever they are called.
-OF_NAMED_FILES = sorted(WRITERS.keys() - {"dicom"})
+OF_NAMED_FILES = sorted(WRITERS.keys() - {"dicom", "dicom_with_label_maps"})
 LITTER = ("__MACOSX/._a.nii.gz", ".DS_Store", "Thumbs.db", "desktop.ini", "._b.nii.gz")
 
 

@@ -13,7 +13,7 @@ from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.masks import merge_masks
 from nnunet_medseg.dataset.structures import merge_structures
 from nnunet_medseg.hardware import free_memory_bytes
-from nnunet_medseg.volume import Volume, VolumeError, read_frames, read_volume
+from nnunet_medseg.volume import Volume, VolumeError, extension_of, read_frames, read_volume
 
 __all__ = ["Contents", "Part", "read_contents"]
 
@@ -96,6 +96,9 @@ def _read_series(case: Case) -> tuple[Contents, tuple[Finding, ...]]:
     except VolumeError as problem:
         return Contents((), None, is_whole=False), (_finding(case, _place_of(case), problem),)
     channel = Part(_place_of(case), straightened(image, memory_bytes=memory_bytes), is_changed=True)
+    # No ending tells a SEG or RTSTRUCT, of whose structures none may be wanted.
+    if extension_of(case.label) is not None:
+        return _with_label_map(case, channel)
     try:
         drawn = merge_structures(case, image, memory_bytes=memory_bytes)
     except VolumeError as problem:
@@ -104,6 +107,16 @@ def _read_series(case: Case) -> tuple[Contents, tuple[Finding, ...]]:
         return Contents((channel,), None, is_whole=False), (finding,)
     drawn = straightened(drawn, memory_bytes=memory_bytes, is_label=True)
     label = Part(case.label.name, drawn, is_changed=True)
+    return Contents((channel,), label, is_whole=True), ()
+
+
+def _with_label_map(case: Case, channel: Part) -> tuple[Contents, tuple[Finding, ...]]:
+    """Add the label map of another format that lies beside a series."""
+    try:
+        label = _read_label(case)
+    except VolumeError as problem:
+        findings = (_finding(case, case.label.name, problem),)
+        return Contents((channel,), None, is_whole=False), findings
     return Contents((channel,), label, is_whole=True), ()
 
 

@@ -14,7 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
-from nnunet_medseg.dataset.layouts.listing import all_images, files_in, other_files, subfolders
+from nnunet_medseg.dataset.layouts.listing import (
+    all_images,
+    files_in,
+    holds_dicom,
+    other_files,
+    subfolders,
+)
 from nnunet_medseg.dataset.layouts.patient_folders import HELD_OUT_STEMS
 from nnunet_medseg.dataset.structures import name_key, name_structures, usual_names
 from nnunet_medseg.volume.dicom.index import (
@@ -26,7 +32,21 @@ from nnunet_medseg.volume.dicom.index import (
 )
 from nnunet_medseg.volume.problems import unreadable
 
-__all__ = ["DESCRIPTION", "ENDINGS", "NAME", "group_series", "read", "recognise"]
+__all__ = [
+    "DESCRIPTION",
+    "ENDINGS",
+    "NAME",
+    "damaged_files",
+    "group_series",
+    "index_folder",
+    "most_frequent_type",
+    "name_sources",
+    "other_modalities",
+    "read",
+    "recognise",
+    "source_of",
+    "tell_patients_apart",
+]
 
 NAME = "DICOM"
 DESCRIPTION = (
@@ -45,14 +65,10 @@ def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
     A folder around the one that holds them all is not taken for the dataset.
     """
     is_here = any(is_dicom(path) for path in files_in(folder))
-    holding = [] if is_here else [path for path in subfolders(folder) if _holds_dicom(path)]
+    holding = [] if is_here else [path for path in subfolders(folder) if holds_dicom(path)]
     if not is_here and len(holding) < 2:
         return ""
     return "" if all_images(folder, extensions) else "files that begin as DICOM files do"
-
-
-def _holds_dicom(folder: Path) -> bool:
-    return any(is_dicom(path) for path in other_files(folder))
 
 
 @dataclass
@@ -66,8 +82,8 @@ class _Drawn:
 def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     """List the series that something was drawn on, and what does not fit."""
     del extensions
-    index, findings = _tell_patients_apart(_indexed(folder))
-    findings += _damaged(index, folder)
+    index, findings = tell_patients_apart(index_folder(folder))
+    findings += damaged_files(index, folder)
     drawn, unplaced = _pair(index, folder)
     findings += unplaced
     findings += _undrawn(index, drawn, folder)
@@ -75,16 +91,16 @@ def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     names = [name for each in drawn for name, _, _ in each.structures]
     values, written = name_structures(names), usual_names(names)
     label_names = {value: written[key] for key, value in values.items()}
-    sources = _sources([each.series for each in drawn], folder)
+    series = [each.series for each in drawn]
+    sources = name_sources(series, folder)
     cases = [_case(each, source, values) for each, source in zip(drawn, sources, strict=True)]
-    modalities = Counter(each.series.modality for each in drawn)
-    findings += _other_modalities(drawn, modalities, sources)
-    modality = max(sorted(modalities), key=lambda name: modalities[name], default="")
-    channels = (IMAGE_TYPES.get(modality, modality),)
+    findings += other_modalities(series, sources)
+    channels = (most_frequent_type(series),)
     return Dataset(folder, NAME, number_cases(cases), channels, label_names, tuple(findings))
 
 
-def _indexed(folder: Path) -> Index:
+def index_folder(folder: Path) -> Index:
+    """Return what the DICOM files in a folder of any depth hold."""
     files = list(other_files(folder))
     index = index_files(path for path in files if is_dicom(path))
     # As a copy that failed leaves them: nobody would see that the last slice of a series is gone.
@@ -96,7 +112,7 @@ def _indexed(folder: Path) -> Index:
     return index
 
 
-def _tell_patients_apart(index: Index) -> tuple[Index, list[Finding]]:
+def tell_patients_apart(index: Index) -> tuple[Index, list[Finding]]:
     """Take studies for patients where all files name the same one, as some anonymisers write."""
     studies = {series.study_uid for series in index.series}
     if len({series.patient for series in index.series}) > 1 or len(studies) < 2:
@@ -134,7 +150,7 @@ def _pair(index: Index, folder: Path) -> tuple[list[_Drawn], list[Finding]]:
     by_uid = {series.uid: _Drawn(series) for series in index.series}
     findings = []
     for file in index.structures:
-        source = _source(file.path, folder)
+        source = source_of(file.path, folder)
         if not file.structures:
             message = f"{file.path.name} holds no structure"
             fix = "Remove it, or export the structures again."
@@ -170,7 +186,7 @@ def _undrawn(index: Index, drawn: Sequence[_Drawn], folder: Path) -> Iterator[Fi
             seen.add(series.patient)
             message = "there are images, and no SEG or RTSTRUCT of this patient"
             fix = "Copy it to the images, or remove the patient."
-            source = _source(series.files[0], folder)
+            source = source_of(series.files[0], folder)
             yield Finding("error", source, "no label map", message, fix)
 
 
@@ -183,40 +199,49 @@ def _drawn_twice(drawn: _Drawn, folder: Path) -> Iterator[Finding]:
             shown = ", ".join(sorted(path.name for path in paths))
             message = f"{name} is drawn in several files: {shown}"
             fix = "Leave one of the files there."
-            source = _source(drawn.series.files[0], folder)
+            source = source_of(drawn.series.files[0], folder)
             yield Finding("error", source, "several label maps", message, fix)
 
 
-def _other_modalities(
-    drawn: Sequence[_Drawn], modalities: Counter[str], sources: Sequence[str]
-) -> Iterator[Finding]:
-    if len(modalities) < 2:
-        return
-    usual = modalities.most_common(1)[0][0]
-    for each, source in zip(drawn, sources, strict=True):
-        if each.series.modality != usual:
-            message = f"the image is {each.series.modality}, and most others are {usual}"
+def _usual_modality(drawn: Sequence[Series]) -> str:
+    modalities = Counter(series.modality for series in drawn)
+    return max(sorted(modalities), key=lambda name: modalities[name], default="")
+
+
+def most_frequent_type(drawn: Sequence[Series]) -> str:
+    """Return what most of the images are, as `-i` calls it: CT, MRI or PET."""
+    modality = _usual_modality(drawn)
+    return IMAGE_TYPES.get(modality, modality)
+
+
+def other_modalities(drawn: Sequence[Series], sources: Sequence[str]) -> Iterator[Finding]:
+    """Yield a finding for each series that is not of the modality that most have."""
+    usual = _usual_modality(drawn)
+    for series, source in zip(drawn, sources, strict=True):
+        if series.modality != usual:
+            message = f"the image is {series.modality}, and most others are {usual}"
             fix = "Train one model for each kind of image."
             yield Finding("error", source, "other image type", message, fix)
 
 
-def _damaged(index: Index, folder: Path) -> list[Finding]:
+def damaged_files(index: Index, folder: Path) -> list[Finding]:
+    """Return a finding for each DICOM file that cannot be read."""
     return [
-        Finding("error", _source(path, folder), problem.rule, f"{path.name}: {problem.problem}",
+        Finding("error", source_of(path, folder), problem.rule, f"{path.name}: {problem.problem}",
                 problem.fix)
         for path, problem in index.damaged
     ]  # fmt: skip
 
 
-def _source(path: Path, folder: Path) -> str:
-    """Return the user's name of what a file belongs to: its folder."""
+def source_of(path: Path, folder: Path) -> str:
+    """Return the user's name of what a DICOM file belongs to: its folder."""
     place = path.parent.relative_to(folder).as_posix()
     return path.stem if place == "." else place
 
 
-def _sources(series: Sequence[Series], folder: Path) -> list[str]:
+def name_sources(series: Sequence[Series], folder: Path) -> list[str]:
     """Return the user's name of each series: the folder of its images, made distinct."""
-    names = [_source(each.files[0], folder) for each in series]
+    names = [source_of(each.files[0], folder) for each in series]
     counts = Counter(names)
     seen: Counter[str] = Counter()
     distinct = []
@@ -244,8 +269,8 @@ def group_series(
     Returns:
         Name and files of each series, and findings.
     """
-    index = _indexed(folder)
-    findings = _damaged(index, folder)
+    index = index_folder(folder)
+    findings = damaged_files(index, folder)
     scans = [series for series in index.series if not series.is_overview]
     if scans and len(channels) > 1:
         message = f"there are DICOM series, and the model takes {len(channels)} images a case"
@@ -255,11 +280,11 @@ def group_series(
     for series in scans:
         if series not in wanted:
             message = f"passed over: {series.modality}, and the model is of {channels[0]}"
-            source = _source(series.files[0], folder)
+            source = source_of(series.files[0], folder)
             findings.append(
                 Finding("warning", source, "other image type", message, "Right if it is not meant.")
             )
-    names = _sources(wanted, folder)
+    names = name_sources(wanted, folder)
     return [(name, each.files) for name, each in zip(names, wanted, strict=True)], findings
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nnunet_medseg.volume import extension_of
+from nnunet_medseg.volume.dicom.index import is_dicom
 
 __all__ = [
     "LABELS",
     "all_images",
     "files_in",
+    "holds_dicom",
     "image_files",
     "is_group_folder",
     "is_image_folder",
@@ -88,6 +90,11 @@ def other_files(folder: Path) -> Iterator[Path]:
         here = folders.pop()
         yield from (path for path in files_in(here) if extension_of(path) is None)
         folders += reversed(subfolders(here))
+
+
+def holds_dicom(folder: Path) -> bool:
+    """Tell whether a file in a folder or below begins as DICOM files do."""
+    return any(is_dicom(path) for path in other_files(folder))
 
 
 def all_images(folder: Path, extensions: tuple[str, ...]) -> list[Path]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
 from nnunet_medseg.dataset.layouts.listing import (
+    holds_dicom,
     image_files,
     is_group_folder,
     is_label_folder,
@@ -56,7 +57,11 @@ def _sign_of_patient(folder: Path, extensions: tuple[str, ...]) -> str:
     # Folders of images and of label maps, and several pairs in one folder, are another layout.
     if is_group_folder(folder) or len(pair_beside(files)) > 1:
         return ""
-    for label in _label_maps(files):
+    labels = _label_maps(files)
+    # Of DICOM images: another layout.
+    if labels and len(labels) == len(files) and holds_dicom(folder):
+        return ""
+    for label in labels:
         match = LABEL_STEM.match(stem_of(label))
         return f"a label map called {match[1]}" if match else "a label map called …_seg or so"
     if any(is_label_folder(path) and image_files(path, extensions) for path in subfolders(folder)):
