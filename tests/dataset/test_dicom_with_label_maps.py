@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from nnunet_medseg.dataset.checked import Wishes, check_dataset
 from nnunet_medseg.dataset.contents import read_contents
 from nnunet_medseg.dataset.intake import find_dataset, read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
-from nnunet_medseg.volume import write_volume
+from nnunet_medseg.volume import grid_shift, write_volume
 from nnunet_medseg.volume.dicom.series import read_series
 
 
@@ -179,3 +181,21 @@ def test_dicom_may_be_asked_for_by_its_ending(root):
 
     assert len(dataset.cases) == 3
     assert dataset.findings == ()
+
+
+def test_the_real_series_lies_where_its_label_map_does(tmp_path):
+    shared = Path(__file__).resolve().parents[3] / "shared" / "data" / "dicom"
+    if not shared.is_dir():
+        pytest.skip("needs ../shared/data/dicom")
+    shutil.copytree(shared / "ct-3slice", tmp_path / "in" / "ct")
+    shutil.copy(shared / "liver_seg.nrrd", tmp_path / "in")
+
+    (case,) = read_dataset(find_dataset(tmp_path / "in"), None).cases
+    contents, findings = read_contents(case)
+
+    image, label = contents.channels[0].volume, contents.label.volume
+    assert findings == ()
+    assert image.array.shape == label.array.shape
+    assert grid_shift(image, label) < 1e-3
+    # Hounsfield units of a liver; all around it are bone, lung and air.
+    assert 30 < np.median(image.array[label.array != 0]) < 70
