@@ -28,6 +28,7 @@ __all__ = [
     "attach",
     "can_show",
     "clear",
+    "counted",
     "detail",
     "duration",
     "error",
@@ -161,6 +162,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     for row in rows:
         grid.add_row(*(Text(visible(cell)) for cell in row))
     _console().print(grid, soft_wrap=False)
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things, with the plural of their name as most names have it.
+
+    Examples:
+        >>> counted(1, "case"), counted(12, "case")
+        ('1 case', '12 cases')
+    """
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from nnunet_medseg.console import counted
 from nnunet_medseg.evaluation.overlap import mean_dice
 from nnunet_medseg.evaluation.statistics import (
     Interval,
@@ -200,7 +201,7 @@ def _verdict(standings: Sequence[Standing]) -> str:
     names = f"{best.name} and {runner_up.name}"
     if paired is None or not paired.cases:
         return f"No case has a Dice of both {names}, so nobody knows which is better."
-    cases = f"{paired.cases} case{'s' * (paired.cases != 1)}"
+    cases = counted(paired.cases, "case")
     difference = f"{paired.difference.mean:.3f}"
     if not _could_be_significant(paired.cases, len(others)):
         needed = next(n for n in itertools.count() if _could_be_significant(n, len(others)))

@@ -184,7 +184,7 @@ def _examine(
         raise _refusal(outcome)
     kinds = {extension_of(path) for case in dataset.cases for path in case.files} - {None}
     shown = ", ".join(sorted(map(str, kinds))) or dataset.layout
-    console.detail(f"{len(dataset.cases)} cases ({shown})")
+    console.detail(f"{console.counted(len(dataset.cases), 'case')} ({shown})")
     _show_plan(outcome.checked, outcome.channel_reason)
     return outcome.checked, outcome.findings
 
@@ -193,7 +193,7 @@ def _refusal(outcome: CheckOutcome) -> UserError:
     if outcome.error is not None:
         return outcome.error
     count = sum(finding.severity == "error" for finding in outcome.findings)
-    problem = f"The dataset has {count} problem{'s' * (count != 1)}, listed above."
+    problem = f"The dataset has {console.counted(count, 'problem')}, listed above."
     if not count:
         problem = "The dataset has no case that can be used."
     fix = "Put them right in the copy and run the same command again. Nothing was deleted."
@@ -240,6 +240,7 @@ def _show_plan(checked: Checked, channel_reason: str) -> None:
         console.detail(each)
         return
     (split,) = checked.folds.values()
-    console.detail(f"{len(split.train)} cases train, {len(split.evaluate)} are held out")
+    trained = console.counted(len(split.train), "case")
+    console.detail(f"to train: {trained}; held out: {len(split.evaluate)}")
     if not split.evaluate:
         console.warn("nothing is held out: no Dice will be measured (use -f 0 for one)")

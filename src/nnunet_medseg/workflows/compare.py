@@ -211,7 +211,7 @@ def _check(folder: Path, extension: str | None, layout: str) -> Checked:
         raise outcome.error
     if outcome.checked is None:
         count = sum(finding.severity == "error" for finding in outcome.findings)
-        problem = f"The dataset has {count} problem{'s' * (count != 1)}, listed above."
+        problem = f"The dataset has {console.counted(count, 'problem')}, listed above."
         raise DatasetError(problem, fix="Put them right and run the same command again.")
     return outcome.checked
 

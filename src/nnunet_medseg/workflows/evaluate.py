@@ -110,7 +110,7 @@ def evaluate(
     findings = tuple(finding for item in seen for finding in item.findings)
     show_findings(findings)
     if findings:
-        problem = f"{len(findings)} files cannot be compared, as listed above."
+        problem = f"Not to be compared: {console.counted(len(findings), 'file')}, as listed above."
         raise DatasetError(problem, fix="Put them right, or remove these cases from both folders.")
     found = Counter(value for item in seen for value in item.values)
     names = read_description(truths).labels or read_description(predictions).labels
@@ -246,7 +246,7 @@ def _show(result: Evaluation) -> None:
     columns = ["label", "cases", "Dice", "95 %", "HD95 mm", "NSD", "mean distance mm"]
     columns += ["volume error ml", "found", "false a case"]
     rows = [[name, *_cells(summary)] for name, summary in result.labels.items()]
-    console.table(f"{len(result.scores)} cases", columns, rows)
+    console.table(console.counted(len(result.scores), "case"), columns, rows)
     missed = {name: item.missed for name, item in result.labels.items() if item.missed}
     if missed:
         shown = ", ".join(f"{name} in {count}" for name, count in missed.items())

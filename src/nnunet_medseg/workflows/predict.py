@@ -144,7 +144,7 @@ def _predict(asked: _Asked) -> tuple[Path, ...]:
     names = name_files(cases, labels, preview=asked.preview, probabilities=asked.probabilities)
     require_free_names(output, [(case, names[case].all) for case in cases], record)
     console.detail(
-        f"{len(cases)} cases with {model}; labels "
+        f"{console.counted(len(cases), 'case')} with {model}; labels "
         + ", ".join(f"{label.name} = {label.value}" for label in labels)
     )
     manifest = read_manifest(model)

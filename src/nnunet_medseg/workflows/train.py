@@ -200,7 +200,9 @@ def _train_in(
 
     dataset_folder = _find_source(folders, kept, asked)
     if kept is not None:
-        console.detail(f"on the kept dataset {kept.name}: {kept.record.cases} cases")
+        console.detail(
+            f"on the kept dataset {kept.name}: {console.counted(kept.record.cases, 'case')}"
+        )
     prepare(
         {
             "nnUNet_raw": run_folder.raw,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnunet_medseg.console import counted
 from nnunet_medseg.errors import UsageError
 
 __all__ = ["AUTO", "VARIABLES", "Variable", "numbers_of", "parse_grid", "read_variables"]
@@ -212,7 +213,7 @@ def parse_grid(wishes: Sequence[str]) -> tuple[dict[str, Any], ...]:
     # Counted before they are made: a grid may have more than any memory holds.
     number = math.prod(len(values) for values in axes.values())
     if not 2 <= number <= MAX_VARIANTS:
-        problem = f"--vary gives {number} variant{'s' * (number != 1)}."
+        problem = f"--vary gives {counted(number, 'variant')}."
         fix = f"Give from 2 to {MAX_VARIANTS}, for example --vary learning_rate=0.05,0.01."
         raise UsageError(problem, fix=fix)
     return tuple(

@@ -128,4 +128,6 @@ def convert(run: Run) -> None:
         written = convert_cases(jobs, bar.update)
     write_description(run.folder.raw, checked.labels, checked.channels, checked.open_to_training)
     if written:
-        console.detail(f"{written} files converted; all others are read where they are")
+        console.detail(
+            f"{console.counted(written, 'file')} converted; all others are read where they are"
+        )

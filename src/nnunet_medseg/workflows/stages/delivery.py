@@ -366,7 +366,7 @@ def _remove_empty_parents(run: Run) -> None:
 
 
 def _say_deleted(run: Run, deleted: int, kept: tuple[str, ...]) -> None:
-    console.detail(f"deleted: {deleted} files of the dataset copy")
+    console.detail(f"deleted: {console.counted(deleted, 'file')} of the dataset copy")
     around = {run.dataset_folder, *run.dataset_folder.parents}
     beside = [
         path.relative_to(run.folders.input).as_posix()

@@ -141,7 +141,8 @@ class _Speeds:
         checked = load_checked(run.folder.check_file)
         self._device = (
             f"{run.device.name}, {core_count()} cores, {precision_of(run)}, torch "
-            f"{version('torch')}, {len(checked.labels)} labels, {len(checked.channels)} channels"
+            f"{version('torch')}, {console.counted(len(checked.labels), 'label')}, "
+            f"{console.counted(len(checked.channels), 'channel')}"
         )
         self._all: dict[str, dict[str, float]] = read_cache(self._path)
         self.known = dict(self._all.get(self._device, {}))
@@ -191,7 +192,7 @@ def _say_workers(run: Run, shapes: Sequence[tuple[int, ...]], items: int) -> int
     need = max(math.prod(shape) for shape in shapes) * (channels + 1) * WORK_BYTES_A_VOXEL
     workers = workers_for(need, items)
     console.detail(
-        f"{workers} worker{'s' * (workers != 1)}: {core_count()} cores, "
+        f"{console.counted(workers, 'worker')}: {core_count()} cores, "
         f"{free_memory_bytes() / 1e9:.1f} GB free, the largest case needs {need / 1e6:.0f} MB"
     )
     return workers

@@ -144,7 +144,7 @@ def _make_trainer(run: Run, training: Training) -> Any:
 def _say_speed(trainer: Any) -> None:
     progress, used_s = trainer.progress, trainer.clock.used_s
     console.detail(
-        f"{progress.iterations} iterations in {trainer.current_epoch} epochs, "
+        f"{progress.iterations} iterations in {console.counted(trainer.current_epoch, 'epoch')}, "
         f"{progress.iterations / used_s:.2f} a second; {progress.stepping_s / used_s:.0%} of the "
         f"time in steps, of that {progress.waited_s / progress.stepping_s:.1%} waiting for data; "
         f"{trainer.cached_bytes / 1e6:.0f} MB of cases held in memory"
