@@ -10,7 +10,7 @@ import pytest
 from pages import make_report, make_report_manifest, make_scores
 
 from nnunet_medseg.bundle.card import CARD_FIELDS
-from nnunet_medseg.bundle.manifest import EvaluationFacts, SplitFacts
+from nnunet_medseg.bundle.manifest import CurveFacts, EvaluationFacts, SplitFacts
 from nnunet_medseg.report.verdict import verdict
 
 VOID = {"meta", "link", "img", "br", "input"}
@@ -108,6 +108,24 @@ def test_with_nothing_held_out_the_page_says_so_and_what_that_means(tmp_path):
     assert "-f 0" in page.words
     assert not page.all("img")
     assert "All held-out patients" not in page.words
+
+
+def test_a_cross_validation_says_who_segmented_whom(tmp_path):
+    words = outline(tmp_path, split=SplitFacts(fold="cv", train_cases=12, held_out_cases=12)).words
+
+    assert "Where a fold segmented a patient that it was trained on (8 were tried)" in words
+    assert "12 patients, each held out once" in words
+
+
+@pytest.mark.parametrize("dice", [[None, 0.5], [None, None]])
+def test_dice_on_patches_is_explained_only_where_it_is_shown(tmp_path, dice):
+    curve = CurveFacts(
+        training="training", minutes=[1, 2], loss=[1, 0], learning_rate=[0.1, 0], patch_dice=dice
+    )
+
+    page = outline(tmp_path, curves=[curve])
+
+    assert ("a few patches of held-out patients" in page.words) == (dice[1] is not None)
 
 
 def test_every_measure_of_the_manifest_and_of_the_cases_is_shown(tmp_path):

@@ -161,6 +161,10 @@ def steps_that_fit(asked_s: float, step_s: float) -> int:
     return int(STEPPING_SHARE * asked_s / step_s) if step_s > 0 else 0
 
 
+def _counted(steps: int) -> str:
+    return f"{steps} step" if steps == 1 else f"{steps} steps"
+
+
 def _is_cut(candidate: Candidate) -> bool:
     return candidate.size.patch_voxels is not None or candidate.size.voxel_factor > 1
 
@@ -177,12 +181,12 @@ def _explain(
     own_s = watch.forecast_s(own)
     name = "nnU-Net's own plan" if own.size == NNUNET_SIZE else "the whole plan"
     if chosen is own:
-        reason = f"{steps} steps of {name} fit into {minutes}"
+        reason = f"{_counted(steps)} of {name} fit into {minutes}"
     elif not math.isfinite(own_s):
-        reason = f"{name} does not fit into the memory; {steps} steps of this one fit"
+        reason = f"{name} does not fit into the memory; {_counted(steps)} of this one fit"
     else:
         reason = (
-            f"about {steps_that_fit(asked_s, own_s)} steps of {name} would fit into "
+            f"about {_counted(steps_that_fit(asked_s, own_s))} of {name} would fit into "
             f"{minutes}; {steps} of this one do"
         )
     if steps < chosen.steps_needed:

@@ -91,6 +91,9 @@ def write_report(
         labels=[label.name for label in manifest.labels],
         cases=_worst_first(scores),
         charts=_charts(manifest, scores),
+        has_patch_dice=any(
+            dice is not None for curve in manifest.curves for dice in curve.patch_dice
+        ),
         findings=findings,
         card=_card(manifest.card),
         nnunet=NNUNET,
