@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import highdicom
 import numpy as np
 import pydicom
 import pytest
-from dicom_makers import LIVER, OBLIQUE, PATIENT_SHAPE, make_contours, make_series, write_all
+from dicom_makers import (
+    LIVER,
+    OBLIQUE,
+    PATIENT_SHAPE,
+    TUMOUR,
+    make_contours,
+    make_series,
+    write_all,
+)
 from skimage.draw import polygon2mask
 
 from nnunet_medseg.volume import VolumeError
@@ -107,6 +116,31 @@ def test_contours_a_little_beside_their_slice_belong_to_it(tmp_path):
     expected = np.zeros(PATIENT_SHAPE, bool)
     expected[LIVER] = True
     assert np.array_equal(read_structures(path, grid)[1], expected)
+
+
+def test_a_contour_that_was_exported_twice_counts_once(tmp_path):
+    def twice(region):
+        again = copy.deepcopy(region.ContourSequence[1])
+        points = np.array(again.ContourData, float).reshape(-1, 3)
+        again.ContourData = np.roll(points, 1, axis=0)[::-1].ravel().tolist()
+        region.ContourSequence.append(again)
+
+    path, grid = contours_and_grid(tmp_path, twice)
+
+    expected = np.zeros(PATIENT_SHAPE, bool)
+    expected[LIVER] = True
+    assert np.array_equal(read_structures(path, grid)[1], expected)
+
+
+def test_two_structures_of_one_number_are_not_guessed_between(tmp_path):
+    made = make_contours({"SeriesInstanceUID": "1.2"}, {"Liver": LIVER, "Spleen": TUMOUR})
+    made.StructureSetROISequence[1].ROINumber = 1
+    made.save_as(tmp_path / "rs.dcm", enforce_file_format=True)
+
+    with pytest.raises(VolumeError) as error:
+        structures_of(tmp_path / "rs.dcm")
+
+    assert error.value.rule == "same number"
 
 
 # --- segments ----------------------------------------------------------------------------------
