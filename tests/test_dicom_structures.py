@@ -18,6 +18,8 @@ from dicom_makers import (
     make_series,
     write_all,
 )
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian
 from skimage.draw import polygon2mask
 
 from nnunet_medseg.volume import VolumeError
@@ -233,6 +235,22 @@ def test_segments_of_another_grid_are_refused(tmp_path, series):
 
     with pytest.raises(VolumeError):
         read_structures(tmp_path / "seg.dcm", type(grid)(grid.array, grid.spacing_mm, moved))
+
+
+def test_single_bits_of_big_endian_files_are_refused(tmp_path, series):
+    made, grid = series
+    dataset = segments(made, two_overlapping(), "BINARY", 2)
+    pixels = pydicom.DataElement(0x7FE00010, "OW", dataset.PixelData)
+    dataset = pydicom.Dataset({item.tag: item for item in dataset if item.tag != pixels.tag})
+    dataset.add(pixels)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    pydicom.dcmwrite(tmp_path / "seg.dcm", dataset, enforce_file_format=True)
+
+    with pytest.raises(VolumeError) as error:
+        read_structures(tmp_path / "seg.dcm", grid)
+
+    assert error.value.rule == "big endian"
 
 
 def test_only_what_is_asked_for_is_read(tmp_path, series):

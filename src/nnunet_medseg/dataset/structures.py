@@ -53,7 +53,7 @@ def name_structures(names: Sequence[str]) -> dict[str, int]:
 
 def usual_names(names: Sequence[str]) -> dict[str, str]:
     """Return how each key is written most often."""
-    found = Counter(name.strip() for name in names)
+    found = Counter(" ".join(name.split()) for name in names)
     ordered = sorted(found, key=lambda name: (found[name], name))
     return {name_key(name): name for name in ordered}
 
