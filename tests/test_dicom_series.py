@@ -288,6 +288,16 @@ def test_localisers_in_a_series_are_left_out_and_said(tmp_path):
     assert volume.notes == (f"1 {LOCALIZERS}",)
 
 
+def test_slices_of_several_frames_of_reference_are_refused(tmp_path):
+    def move(place, one):
+        one.FrameOfReferenceUID = f"1.2.{place // 3}"
+        return one
+
+    assert (
+        refused(write_all(tmp_path, make_series(numbers(), AXIAL, move))).rule == "several stacks"
+    )
+
+
 def test_stacks_of_different_directions_are_refused(tmp_path):
     made = [*make_series(numbers()), *make_series(numbers(), oblique())]
 
@@ -298,7 +308,8 @@ def test_stacks_of_different_directions_are_refused(tmp_path):
     ("tags", "rule"),
     [
         ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "colour"),
-        ({"PhotometricInterpretation": "MONOCHROME1"}, "colour"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "inverted"),
+        ({"ModalityLUTSequence": [pydicom.Dataset()]}, "header"),
         ({"ImagePositionPatient": None}, "no place"),
         ({"ImageOrientationPatient": None}, "no place"),
         ({"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]}, "header"),

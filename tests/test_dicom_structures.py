@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import highdicom
 import numpy as np
 import pydicom
 import pytest
-from dicom_makers import LIVER, OBLIQUE, PATIENT_SHAPE, make_contours, make_series, write_all
+from dicom_makers import (
+    LIVER,
+    OBLIQUE,
+    PATIENT_SHAPE,
+    TUMOUR,
+    make_contours,
+    make_series,
+    write_all,
+)
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRBigEndian
 from skimage.draw import polygon2mask
 
 from nnunet_medseg.volume import VolumeError
@@ -109,6 +120,31 @@ def test_contours_a_little_beside_their_slice_belong_to_it(tmp_path):
     assert np.array_equal(read_structures(path, grid)[1], expected)
 
 
+def test_a_contour_that_was_exported_twice_counts_once(tmp_path):
+    def twice(region):
+        again = copy.deepcopy(region.ContourSequence[1])
+        points = np.array(again.ContourData, float).reshape(-1, 3)
+        again.ContourData = np.roll(points, 1, axis=0)[::-1].ravel().tolist()
+        region.ContourSequence.append(again)
+
+    path, grid = contours_and_grid(tmp_path, twice)
+
+    expected = np.zeros(PATIENT_SHAPE, bool)
+    expected[LIVER] = True
+    assert np.array_equal(read_structures(path, grid)[1], expected)
+
+
+def test_two_structures_of_one_number_are_not_guessed_between(tmp_path):
+    made = make_contours({"SeriesInstanceUID": "1.2"}, {"Liver": LIVER, "Spleen": TUMOUR})
+    made.StructureSetROISequence[1].ROINumber = 1
+    made.save_as(tmp_path / "rs.dcm", enforce_file_format=True)
+
+    with pytest.raises(VolumeError) as error:
+        structures_of(tmp_path / "rs.dcm")
+
+    assert error.value.rule == "same number"
+
+
 # --- segments ----------------------------------------------------------------------------------
 
 
@@ -201,6 +237,22 @@ def test_segments_of_another_grid_are_refused(tmp_path, series):
         read_structures(tmp_path / "seg.dcm", type(grid)(grid.array, grid.spacing_mm, moved))
 
 
+def test_single_bits_of_big_endian_files_are_refused(tmp_path, series):
+    made, grid = series
+    dataset = segments(made, two_overlapping(), "BINARY", 2)
+    pixels = pydicom.DataElement(0x7FE00010, "OW", dataset.PixelData)
+    dataset = pydicom.Dataset({item.tag: item for item in dataset if item.tag != pixels.tag})
+    dataset.add(pixels)
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    pydicom.dcmwrite(tmp_path / "seg.dcm", dataset, enforce_file_format=True)
+
+    with pytest.raises(VolumeError) as error:
+        read_structures(tmp_path / "seg.dcm", grid)
+
+    assert error.value.rule == "big endian"
+
+
 def test_only_what_is_asked_for_is_read(tmp_path, series):
     source, grid = series
     segments(source, two_overlapping(), "BINARY", 2).save_as(tmp_path / "seg.dcm")
@@ -250,6 +302,9 @@ def test_the_real_overlapping_segments_are_those_that_highdicom_reads():
         ("kidney_left", "Kidney", "Left"),
         ("RightKidney", "Kidney", "Right"),
         ("TUMOUR", "Neoplasm", None),
+        ("vertebrae_L1", "Tissue", None),
+        ("rib_left_10", "Rib", "Left"),
+        ("Kidney 2 (R)", "Kidney", "Right"),
         ("label_1", "Tissue", None),
         ("Zwetschge", "Tissue", None),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import warnings
 
 import highdicom
 import numpy as np
@@ -10,8 +11,8 @@ import pydicom
 import pytest
 from dicom_makers import make_series, oblique, write_all
 
-from nnunet_medseg.volume import VolumeError, restore_orientation, to_ras
-from nnunet_medseg.volume.dicom.series import read_series
+from nnunet_medseg.volume import VolumeError, grid_shift, restore_orientation, to_ras
+from nnunet_medseg.volume.dicom.series import read_series, straightened
 from nnunet_medseg.volume.dicom.structures import read_structures, structures_of
 from nnunet_medseg.volume.dicom.writing import WRITERS, write_contours, write_segmentation
 
@@ -194,3 +195,93 @@ def test_patient_and_study_are_those_of_the_series_and_the_file_is_a_new_one(tmp
     assert {item.series_uid for item in structures_of(tmp_path / "out.dcm")} == {
         header.SeriesInstanceUID
     }
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("degrees", [0.1, 1.0, 1.9, 2.1, 15.0])
+def test_labels_of_any_tilt_lie_where_they_were_found(tmp_path, write, degrees):
+    affine = np.diag([1.5, 1.5, 3.0, 1.0])
+    affine[1, 2] = 3.0 * np.tan(np.radians(degrees))
+    ball = np.zeros((12, 24, 24), np.uint8)
+    ball[2:10, 6:18, 6:18] = 3
+    paths, grid, _ = make(tmp_path, affine, ball)
+    raw = read_series(paths, straighten=False)
+    labels = straightened(raw.with_array(ball), memory_bytes=float("inf"), is_label=True)
+    assert grid_shift(labels, grid) == 0
+
+    write(tmp_path / "out.dcm", labels, NAMES, paths, "1.0")
+
+    found = back(tmp_path / "out.dcm", raw)
+    assert 2 * ((found == 3) & (ball == 3)).sum() / ((found == 3).sum() + (ball == 3).sum()) > 0.9
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_series_with_doubled_slices_and_a_localiser_can_be_drawn_on(tmp_path, write):
+    image = np.random.default_rng(0).integers(0, 99, blob().shape).astype(np.int16)
+    scout = make_series(np.zeros((1, 30, 30)), oblique(), ImageType=["DERIVED", "X", "LOCALIZER"])
+    paths = [
+        *write_all(tmp_path / "a", make_series(image, oblique())),
+        *write_all(tmp_path / "b", make_series(image, oblique())),
+        *write_all(tmp_path / "c", scout),
+    ]
+    grid = read_series(paths)
+
+    write(tmp_path / "out.dcm", grid.with_array(blob()), NAMES, paths, "1.0")
+
+    assert np.array_equal(back(tmp_path / "out.dcm", grid), blob())
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"SpecificCharacterSet": "ISO_IR 100", "PatientName": "Größe^Änne"},
+        {"SpecificCharacterSet": ["", "ISO 2022 IR 87"], "PatientName": "Yamada=山田"},
+        {"SpecificCharacterSet": None, "PatientName": "Yamada"},
+    ],
+    ids=["Latin", "Japanese", "none"],
+)
+def test_names_of_labels_and_patients_keep_their_letters(tmp_path, write, tags):
+    image = np.zeros(blob().shape, np.int16)
+    paths = write_all(tmp_path / "series", make_series(image, oblique(), **tags))
+    names = {3: "Ωμέγα 肝", 7: "a\\b"}
+
+    write(tmp_path / "out.dcm", read_series(paths).with_array(blob()), names, paths, "1.0")
+
+    assert [item.name for item in structures_of(tmp_path / "out.dcm")] == ["Ωμέγα 肝", "a/b"]
+    assert pydicom.dcmread(tmp_path / "out.dcm").PatientName == tags["PatientName"]
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"PatientSex": "unknown"},
+        {"StudyTime": "12:00:00", "StudyDate": "yesterday", "PatientBirthDate": "1970"},
+        {"SliceThickness": None},
+        {"PatientID": None, "PatientName": None},
+        {"ImageType": None, "Modality": None},
+    ],
+    ids=lambda tags: next(iter(tags)),
+)
+def test_headers_that_are_bent_or_missing_keep_nobody_from_drawing(tmp_path, write, tags):
+    image = np.zeros(blob().shape, np.int16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        paths = write_all(tmp_path / "series", make_series(image, oblique(), **tags))
+        grid = read_series(paths)
+        write(tmp_path / "out.dcm", grid.with_array(blob()), NAMES, paths, "1.0")
+
+    assert np.array_equal(back(tmp_path / "out.dcm", grid), blob())
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("name", ["FrameOfReferenceUID", "StudyInstanceUID"])
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_series_that_nothing_can_refer_to_is_refused(tmp_path, write, name, value):
+    made = make_series(np.zeros(blob().shape, np.int16), **{name: value})
+    paths = write_all(tmp_path / "series", made)
+    labels = read_series(paths).with_array(blob())
+
+    with pytest.raises(VolumeError, match="refer"):
+        write(tmp_path / "out.dcm", labels, NAMES, paths, "1.0")

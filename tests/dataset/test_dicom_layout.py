@@ -26,7 +26,7 @@ from nnunet_medseg.dataset.checked import Wishes, check_dataset, load_checked, s
 from nnunet_medseg.dataset.contents import read_contents
 from nnunet_medseg.dataset.intake import check_extension, find_dataset, read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
-from nnunet_medseg.dataset.structures import merge_structures
+from nnunet_medseg.dataset.structures import merge_structures, name_key
 from nnunet_medseg.dataset.unlabelled import check_unlabelled, group_images
 from nnunet_medseg.errors import DatasetError, UsageError
 from nnunet_medseg.volume import grid_shift, read_volume
@@ -166,7 +166,7 @@ def test_two_files_with_the_same_structure_are_a_question(root):
     again = make_contours(known, {"Liver": LIVER})
     again.save_as(root / "patient 1" / "second", enforce_file_format=True)
 
-    findings = read_dataset(find_dataset(root), None).findings
+    findings = [item for item in check(root).findings if item.severity == "error"]
 
     assert [one.rule for one in findings] == ["several label maps"]
     assert "RS1" in findings[0].message
@@ -343,3 +343,132 @@ def test_what_is_said_of_a_series_is_said_once(root):
     repairs = [one for one in check(root).findings if "twice" in one.message]
 
     assert len(repairs) == 1
+
+
+def bend_contours(root, number, change) -> None:
+    path = root / f"patient {number}" / "study" / f"RS{number}"
+    dataset = pydicom.dcmread(path)
+    change(dataset)
+    dataset.save_as(path)
+
+
+def rules(outcome) -> list[tuple[str, str]]:
+    return [(item.severity, item.rule) for item in outcome.findings]
+
+
+def test_contours_of_another_frame_of_reference_are_refused(root):
+    def register(dataset):
+        dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "9.9"
+
+    bend_contours(root, 1, register)
+
+    outcome = check(root)
+
+    assert outcome.checked is None
+    assert ("error", "frame of reference") in rules(outcome)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_contours_with_slices_between_are_refused(root, step):
+    def thin_out(dataset):
+        drawn = dataset.ROIContourSequence[0]
+        drawn.ContourSequence = drawn.ContourSequence[::step]
+
+    add_patient(root, 4, {"Liver": (slice(0, 8), slice(2, 8), slice(2, 8))})
+    bend_contours(root, 4, thin_out)
+
+    outcome = check(root, "Liver")
+
+    assert outcome.checked is None
+    assert ("error", "slices between") in rules(outcome)
+
+
+def test_lesions_with_slices_between_them_are_no_gaps(tmp_path):
+    places = [(0, 1), (2, 4), (4, 7), (6, 9)]
+    boxes = {f"M{z}": (slice(z, z + 1), slice(y, y + 2), slice(2, 4)) for z, y in places}
+    add_patient(tmp_path / "in", 1, boxes)
+    path = tmp_path / "in" / "patient 1" / "study" / "RS1"
+    dataset = pydicom.dcmread(path)
+    first, *others = dataset.ROIContourSequence
+    first.ContourSequence.extend(item for other in others for item in other.ContourSequence)
+    dataset.ROIContourSequence = [first]
+    dataset.save_as(path)
+
+    assert check(tmp_path / "in", "M0").checked.facts[0].label_voxels == {1: 16}
+
+
+def test_the_image_of_a_contour_tells_which_of_two_series_is_meant(root):
+    known = {"PatientID": "id1", "PatientName": "Zwetschgenbaum^1", "StudyInstanceUID": "1.2.1"}
+    other = make_series(make_image(9), OBLIQUE, **known, SeriesInstanceUID="1.2.1.8")
+    write_all(root / "patient 1" / "other", other)
+    meant = pydicom.dcmread(next((root / "patient 1" / "study" / "CT").iterdir()))
+
+    def refer(dataset):
+        other, image = pydicom.Dataset(), pydicom.Dataset()
+        other.SeriesInstanceUID = "1.2.1.8"
+        study = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+        study.RTReferencedSeriesSequence.append(other)
+        image.ReferencedSOPInstanceUID = meant.SOPInstanceUID
+        for drawn in dataset.ROIContourSequence:
+            drawn.ContourSequence[0].ContourImageSequence = [image]
+
+    bend_contours(root, 1, refer)
+
+    dataset = read_dataset(find_dataset(root), None)
+
+    assert dataset.findings == ()
+    assert [case.source for case in dataset.cases] == [f"patient {n}/study/CT" for n in (1, 2, 3)]
+
+
+def test_structures_that_name_no_series_are_those_of_the_only_scan(root):
+    known = {"PatientID": "id1", "PatientName": "Zwetschgenbaum^1", "StudyInstanceUID": "1.2.1"}
+    plane = make_image(9)[:1]
+    scout = make_series(plane, OBLIQUE, **known, SeriesInstanceUID="1.2.1.8",
+                        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])  # fmt: skip
+    dose = make_series(plane, OBLIQUE, **known, SeriesInstanceUID="1.2.1.9", Modality="RTDOSE",
+                       SOPClassUID="1.2.840.10008.5.1.4.1.1.481.2")  # fmt: skip
+    write_all(root / "patient 1" / "more", [*scout, *dose])
+
+    def forget(dataset):
+        del dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+
+    bend_contours(root, 1, forget)
+
+    dataset = read_dataset(find_dataset(root), None)
+
+    assert dataset.findings == ()
+    assert len(dataset.cases) == 3
+
+
+def test_a_plan_of_radiotherapy_is_passed_over(root):
+    plan = make_slice(np.zeros((4, 4)), OBLIQUE[:3, [0, 1, 3]], PatientID="id1",
+                      SOPClassUID="1.2.840.10008.5.1.4.1.1.481.5", Modality="RTPLAN")  # fmt: skip
+    for name in ("PixelData", "Rows", "Columns"):
+        delattr(plan, name)
+    write_all(root / "patient 1" / "plan", [plan])
+
+    assert read_dataset(find_dataset(root), None).findings == ()
+
+
+def test_only_what_is_asked_for_can_be_there_twice(root):
+    known = {"PatientID": "id1", "PatientName": "Zwetschgenbaum^1", "StudyInstanceUID": "1.2.1",
+             "SeriesInstanceUID": "1.2.1.7"}  # fmt: skip
+    again = make_contours(known, {"Tumour 1": TUMOUR})
+    again.save_as(root / "patient 1" / "second", enforce_file_format=True)
+
+    assert check(root, "Liver").checked is not None
+    assert ("error", "several label maps") in rules(check(root, "Tumour 1"))
+    assert ("error", "several label maps") in rules(check(root))
+
+
+def test_a_patient_whose_structure_has_another_name_is_told_with_the_names_there(root):
+    add_patient(root, 4, {"Leber": LIVER})
+
+    found = [item for item in check(root, "Liver").findings if item.rule == "not drawn"]
+
+    assert [(item.severity, item.case) for item in found] == [("warning", "patient 4/study/CT")]
+    assert "Leber" in found[0].message
+
+
+def test_accents_in_names_are_the_same_however_they_are_written():
+    assert name_key("Le\u0301sion") == name_key("L\u00e9sion")

@@ -83,3 +83,44 @@ def test_a_model_of_another_kind_of_image_segments_nothing_and_says_so(places):
         predict(images, out, model, work, device="cpu", delete_input=True)
 
     assert len(list(images.rglob("IM*"))) == 16
+
+
+def test_two_images_of_one_name_are_never_one_segmentation(places):
+    images, out, model, work = places
+    write_volume(images / "p1.nii.gz", read_series(sorted((images / "p1").iterdir())))
+
+    with pytest.raises(UsageError, match=r"p1\.nii\.gz"):
+        predict(images, out, model, work, device="cpu", delete_input=True)
+
+    assert not any(out.iterdir())
+    assert len(list(images.rglob("IM*"))) == 16
+
+
+def test_a_series_that_no_file_can_refer_to_is_told_before_anything_is_segmented(places):
+    images, out, model, work = places
+    for path in (images / "p2").iterdir():
+        one = pydicom.dcmread(path)
+        del one.FrameOfReferenceUID
+        one.save_as(path)
+
+    with pytest.raises(UsageError, match=r"p2.*frame of reference"):
+        predict(images, out, model, work, device="cpu", output_format="dicom_seg")
+
+    assert not any(out.iterdir())
+
+
+def test_doses_and_screenshots_are_passed_over(places):
+    images, out, model, work = places
+    others = {
+        "481.2": {"Modality": "RTDOSE"},
+        "7": {"Modality": "OT", "ImagePositionPatient": None},
+    }
+    for number, tags in others.items():
+        kind = f"1.2.840.10008.5.1.4.1.1.{number}"
+        series = {"SOPClassUID": kind, "SeriesInstanceUID": f"1.2.9.{number}"}
+        write_all(images / number, make_series(make_image(1)[:1], OBLIQUE, **series, **tags))
+
+    written = predict(images, out, model, work, device="cpu", delete_input=True)
+
+    assert [path.name for path in written] == ["p1.nii.gz", "p2.nii.gz"]
+    assert len(list(images.rglob("IM*"))) == 2

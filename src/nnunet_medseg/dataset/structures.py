@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from nnunet_medseg.dataset.case import Case, Dataset
+from nnunet_medseg.dataset.case import Case, Dataset, Finding
 from nnunet_medseg.dataset.labels import LabelWish
 from nnunet_medseg.errors import UsageError
 from nnunet_medseg.volume import Volume, VolumeError
@@ -37,7 +38,8 @@ def name_key(name: str) -> str:
         >>> name_key(" Left  Kidney")
         'left kidney'
     """
-    return " ".join(name.casefold().split())
+    # Letters with accents are written in two ways that look the same.
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def name_structures(names: Sequence[str]) -> dict[str, int]:
@@ -51,7 +53,7 @@ def name_structures(names: Sequence[str]) -> dict[str, int]:
 
 def usual_names(names: Sequence[str]) -> dict[str, str]:
     """Return how each key is written most often."""
-    found = Counter(name.strip() for name in names)
+    found = Counter(" ".join(name.split()) for name in names)
     ordered = sorted(found, key=lambda name: (found[name], name))
     return {name_key(name): name for name in ordered}
 
@@ -76,10 +78,19 @@ def number_structures(
     Raises:
         UsageError: When a wish matches no name, or two match the same one.
     """
-    if not wishes or not any(case.structures for case in dataset.cases):
+    if not any(case.structures for case in dataset.cases):
         return dataset, wishes
+    if not wishes:
+        found = _drawn_twice(dataset, set(dataset.label_names))
+        return replace(dataset, findings=(*dataset.findings, *found)), wishes
     matched = [_matches(wish, dataset.label_names) for wish in wishes]
     _require_distinct(wishes, matched, dataset.label_names)
+    findings = (
+        *dataset.findings,
+        *_drawn_twice(dataset, {value for found in matched for value in found}),
+        *(item for wish, found in zip(wishes, matched, strict=True)
+          for item in _not_drawn(dataset, wish, found)),
+    )  # fmt: skip
     given = {wish.value for wish in wishes if wish.value is not None}
     free = (value for value in range(1, len(wishes) + len(given) + 1) if value not in given)
     values = [next(free) if wish.value is None else wish.value for wish in wishes]
@@ -94,7 +105,39 @@ def number_structures(
     }
     cases = tuple(_renumbered(case, new_value) for case in dataset.cases)
     asked = tuple(LabelWish(name, value) for name, value in zip(names, values, strict=True))
-    return replace(dataset, cases=cases, label_names=dict(zip(values, names, strict=True))), asked
+    numbered = replace(
+        dataset,
+        cases=cases,
+        label_names=dict(zip(values, names, strict=True)),
+        findings=findings,
+    )
+    return numbered, asked
+
+
+def _drawn_twice(dataset: Dataset, asked: set[int]) -> Iterator[Finding]:
+    """Tell of structures that were drawn on one series in several files."""
+    for case in dataset.cases:
+        files: dict[int, set[Path]] = {}
+        for value, path, _ in case.structures:
+            files.setdefault(value, set()).add(path)
+        for value, paths in files.items():
+            if len(paths) > 1 and value in asked:
+                shown = ", ".join(sorted(path.name for path in paths))
+                message = f"{dataset.label_names[value]} is drawn in several files: {shown}"
+                fix = "Leave one of the files there."
+                yield Finding("error", case.source, "several label maps", message, fix)
+
+
+def _not_drawn(dataset: Dataset, wish: LabelWish, asked: list[int]) -> Iterator[Finding]:
+    """Tell of cases where nothing has the name that a wish means; it may have another there."""
+    for case in dataset.cases:
+        values = {value for value, _, _ in case.structures}
+        if not values & set(asked):
+            others = sorted(dataset.label_names[value] for value in values)
+            shown = ", ".join(others[:MAX_SHOWN]) + " …" * (len(others) > MAX_SHOWN)
+            message = f"no structure is called {wish.name or wish.value} here; there are: {shown}"
+            fix = "Right if it is not there. If it has another name, take a pattern: -l 'A|B=1'."
+            yield Finding("warning", case.source, "not drawn", message, fix)
 
 
 def _matches(wish: LabelWish, names: dict[int, str]) -> list[int]:
@@ -167,6 +210,7 @@ def merge_structures(case: Case, grid: Volume, *, memory_bytes: float = math.inf
         batch = case.structures[start : start + at_once]
         masks = _read_masks(batch, grid)
         for value, path, number in batch:
+            _require_whole(masks[path, number], path, value)
             _merge(merged, masks[path, number], value, None if case.is_layered else path)
     # What was said of the image is no news of the label map.
     return replace(grid.with_array(merged), notes=())
@@ -186,6 +230,26 @@ def _read_masks(
             raise VolumeError(error.rule, f"{path.name}: {error.problem}", error.fix) from error
         masks |= {(path, number): mask for number, mask in found.items()}
     return masks
+
+
+def _require_whole(mask: _Mask, path: Path, value: int) -> None:
+    """Refuse what was drawn on every second or third slice only, for a program to fill the rest."""
+    slices = np.flatnonzero(mask.any(axis=(1, 2)))
+    gaps = np.diff(slices)
+    if len(gaps) < 2 or gaps.min() < 2:
+        return
+    # Small things far from each other lie above each other by chance only.
+    pairs = [
+        (low, low + gap) for low, gap in zip(slices[:-1], gaps, strict=True) if gap == gaps.min()
+    ]
+    above = sum(bool((mask[low] & mask[high]).any()) for low, high in pairs)
+    if above > len(gaps) / 2:
+        problem = (
+            f"{path.name}: the structure of label {value} is drawn on one of {gaps.min()} slices "
+            "only"
+        )
+        fix = "Let the program that it was drawn with fill the slices between; export it again."
+        raise VolumeError("slices between", problem, fix)
 
 
 def _merge(merged: np.ndarray[Any, Any], mask: _Mask, value: int, told: Path | None) -> None:

@@ -30,6 +30,7 @@ from nnunet_medseg.volume.dicom.index import (
     index_files,
     is_dicom,
 )
+from nnunet_medseg.volume.dicom.structures import Structure
 from nnunet_medseg.volume.problems import unreadable
 
 __all__ = [
@@ -87,7 +88,6 @@ def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     drawn, unplaced = _pair(index, folder)
     findings += unplaced
     findings += _undrawn(index, drawn, folder)
-    findings += [finding for each in drawn for finding in _drawn_twice(each, folder)]
     names = [name for each in drawn for name, _, _ in each.structures]
     values, written = name_structures(names), usual_names(names)
     label_names = {value: written[key] for key, value in values.items()}
@@ -148,6 +148,7 @@ def _case(drawn: _Drawn, source: str, values: dict[str, int]) -> Case:
 def _pair(index: Index, folder: Path) -> tuple[list[_Drawn], list[Finding]]:
     """Put structures to the series they were drawn on."""
     by_uid = {series.uid: _Drawn(series) for series in index.series}
+    by_image = {image: series.uid for series in index.series for image in series.image_uids}
     findings = []
     for file in index.structures:
         source = source_of(file.path, folder)
@@ -155,24 +156,50 @@ def _pair(index: Index, folder: Path) -> tuple[list[_Drawn], list[Finding]]:
             message = f"{file.path.name} holds no structure"
             fix = "Remove it, or export the structures again."
             findings.append(Finding("warning", source, "no structures", message, fix))
-        for structure in file.structures:
-            series = structure.series_uid or _only_series(file, index.series)
-            if series in by_uid:
-                named = (structure.name, file.path, structure.number)
-                by_uid[series].structures.append(named)
-        lost = {item.series_uid for item in file.structures} - by_uid.keys() - {""}
-        unknown = any(not item.series_uid for item in file.structures)
-        if lost or (unknown and not _only_series(file, index.series)):
-            what = "a series that is not here" if lost else "no series that can be told"
-            message = f"{file.path.name} was drawn on {what}"
-            fix = "Copy the series of images that it belongs to into the patient's folder."
-            findings.append(Finding("error", source, "no image", message, fix))
+        # The image that a contour was drawn on says more than a list of the series in a file.
+        found = [
+            (by_image.get(item.image_uid) or item.series_uid or _only_series(file, index.series),
+             item)
+            for item in file.structures
+        ]  # fmt: skip
+        placed = [(by_uid[uid], structure) for uid, structure in found if uid in by_uid]
+        for drawn, structure in placed:
+            drawn.structures.append((structure.name, file.path, structure.number))
+        findings += _unplaced(file, source, {uid for uid, _ in found} - by_uid.keys())
+        findings += _of_other_frames(file, source, placed)
     return [each for each in by_uid.values() if each.structures], findings
+
+
+def _unplaced(file: StructureFile, source: str, lost: set[str]) -> Iterator[Finding]:
+    """Tell of structures without their series; an empty name is that of one that nobody knows."""
+    if lost == {""}:
+        message = f"{file.path.name} was drawn on no series that can be told"
+        fix = "Leave of its study only the series of images that it was drawn on."
+        yield Finding("error", source, "no image", message, fix)
+    elif lost:
+        message = f"{file.path.name} was drawn on a series that is not here"
+        fix = "Copy the series of images that it belongs to into the patient's folder."
+        yield Finding("error", source, "no image", message, fix)
+
+
+def _of_other_frames(
+    file: StructureFile, source: str, placed: Sequence[tuple[_Drawn, Structure]]
+) -> Iterator[Finding]:
+    """Tell of structures whose coordinates are not those of the series."""
+    frames = [(drawn.series.frame_uid, structure.frame_uid) for drawn, structure in placed]
+    if any(mine and other and mine != other for mine, other in frames):
+        message = f"{file.path.name} has another frame of reference than its images"
+        fix = (
+            "Its coordinates need not be those of the images, as after a registration. Export the "
+            "structures as they were drawn on this series."
+        )
+        yield Finding("error", source, "frame of reference", message, fix)
 
 
 def _only_series(file: StructureFile, series: Sequence[Series]) -> str:
     """Return the one series of the study, for structures that do not say what they are of."""
-    same = [each.uid for each in series if each.study_uid == file.study_uid]
+    scans = [each for each in series if each.is_scan and not each.is_overview]
+    same = [each.uid for each in scans if each.study_uid == file.study_uid]
     return same[0] if len(same) == 1 else ""
 
 
@@ -188,19 +215,6 @@ def _undrawn(index: Index, drawn: Sequence[_Drawn], folder: Path) -> Iterator[Fi
             fix = "Copy it to the images, or remove the patient."
             source = source_of(series.files[0], folder)
             yield Finding("error", source, "no label map", message, fix)
-
-
-def _drawn_twice(drawn: _Drawn, folder: Path) -> Iterator[Finding]:
-    files: dict[str, set[Path]] = {}
-    for name, path, _ in drawn.structures:
-        files.setdefault(name_key(name), set()).add(path)
-    for name, paths in files.items():
-        if len(paths) > 1:
-            shown = ", ".join(sorted(path.name for path in paths))
-            message = f"{name} is drawn in several files: {shown}"
-            fix = "Leave one of the files there."
-            source = source_of(drawn.series.files[0], folder)
-            yield Finding("error", source, "several label maps", message, fix)
 
 
 def _usual_modality(drawn: Sequence[Series]) -> str:
@@ -271,7 +285,8 @@ def group_series(
     """
     index = index_folder(folder)
     findings = damaged_files(index, folder)
-    scans = [series for series in index.series if not series.is_overview]
+    scans = [series for series in index.series if series.is_scan and not series.is_overview]
+    findings += [_no_scan(series, folder) for series in index.series if not series.is_scan]
     if scans and len(channels) > 1:
         message = f"there are DICOM series, and the model takes {len(channels)} images a case"
         fix = "Convert the series that belong together to NIfTI, named as the model wants them."
@@ -286,6 +301,12 @@ def group_series(
             )
     names = name_sources(wanted, folder)
     return [(name, each.files) for name, each in zip(names, wanted, strict=True)], findings
+
+
+def _no_scan(series: Series, folder: Path) -> Finding:
+    message = "passed over: a dose, a simulated image or a screenshot, and no scan"
+    source = source_of(series.files[0], folder)
+    return Finding("warning", source, "no scan", message, "Right if it is not meant.")
 
 
 def _is_of(series: Series, channel: str) -> bool:

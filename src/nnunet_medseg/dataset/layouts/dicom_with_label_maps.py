@@ -68,7 +68,7 @@ def read(folder: Path, extensions: tuple[str, ...]) -> Dataset:
     kinds = EXTENSIONS if extensions == ENDINGS else extensions
     index, findings = tell_patients_apart(index_folder(folder))
     findings += damaged_files(index, folder)
-    scans = [series for series in index.series if not series.is_overview]
+    scans = [series for series in index.series if series.is_scan and not series.is_overview]
     found, unplaced = _pair(all_images(folder, kinds), scans, folder)
     findings += unplaced
     findings += _without_label_map(scans, found, folder)

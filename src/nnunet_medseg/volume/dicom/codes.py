@@ -107,7 +107,9 @@ def meaning_of(name: str) -> Meaning:
     from pydicom.sr.codedict import codes
 
     sct = codes.SCT
-    words = re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1 \2", name).lower())
+    spaced = re.sub("([a-z])([A-Z])", r"\1 \2", name).lower()
+    # A letter with a number is no side: the vertebra L1.
+    words = re.findall("[a-z](?![a-z])[0-9]+|[a-z]+", spaced)
     sides = [SIDES[word] for word in words if word in SIDES]
     whole = _entry(" ".join(words))
     if whole is None and len(sides) == 1:

@@ -9,18 +9,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnunet_medseg.volume.dicom.index import is_localizer
 from nnunet_medseg.volume.dicom.opening import damage_told, first_item, open_dataset
 from nnunet_medseg.volume.grid import GRID_TOLERANCE, Volume
 from nnunet_medseg.volume.problems import VolumeError
+from nnunet_medseg.volume.shear import SHEAR_TOLERANCE
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["Frame", "Source", "geometry_of", "group_of", "labels_on", "read_source"]
+__all__ = [
+    "SAME_PLACE",
+    "Frame",
+    "Source",
+    "geometry_of",
+    "group_of",
+    "labels_on",
+    "read_source",
+]
 
-# Cosine of the angle between the normal of the slices and the way from one to the next, below
-# which the gantry was tilted; two degrees.
-TILTED = 0.9994
+SAME_PLACE = 0.01  # of a voxel's side: two slices nearer than this lie in one place
 
 
 @dataclass(frozen=True)
@@ -82,18 +90,41 @@ def geometry_of(dataset: Any, place: int) -> np.ndarray[Any, Any]:
 def read_source(files: Sequence[Path]) -> Source:
     """Read the headers of a series; its pixels stay where they are.
 
+    As `read_series` does, it leaves out localisers, and takes slices once that are there twice.
+
     Raises:
         VolumeError: When a file cannot be read, or the files are not one series.
     """
     with damage_told():
-        headers = tuple(open_dataset(path, header_only=True) for path in files)
+        read = [open_dataset(path, header_only=True) for path in files]
+        headers = [one for one in read if not is_localizer(one)] or read
         shapes = {(int(header.Rows), int(header.Columns)) for header in headers}
         series = {str(header.SeriesInstanceUID) for header in headers}
         if len(shapes) != 1 or len(series) != 1:
             problem = "the files are not the images of one series"
             raise VolumeError("series", problem, "Give the files of one series only.")
-        frames = [frame for header in headers for frame in _frames(header)]
-        return Source(headers, tuple(frames), shapes.pop())
+        kept = _in_places_of_their_own([(header, _frames(header)) for header in headers])
+        frames = [frame for _, of in kept for frame in of]
+        return Source(tuple(header for header, _ in kept), tuple(frames), shapes.pop())
+
+
+def _in_places_of_their_own(
+    files: Sequence[tuple[Dataset, list[Frame]]],
+) -> list[tuple[Dataset, list[Frame]]]:
+    """Leave out files of one slice that lies where that of an earlier file does."""
+    first = files[0][1][0].geometry
+    across = np.cross(first[:, 0], first[:, 1])
+    # One height a file: of many frames, that of the first.
+    heights = np.array([of[0].geometry[:, 2] for _, of in files]) @ across / np.linalg.norm(across)
+    order = np.argsort(heights, kind="stable")
+    near_mm = SAME_PLACE * float(np.linalg.norm(first[:, 0]))
+    left_out, last = set(), -np.inf
+    for place in order.tolist():
+        if heights[place] - last <= near_mm and len(files[place][1]) == 1:
+            left_out.add(place)
+        else:
+            last = heights[place]
+    return [file for place, file in enumerate(files) if place not in left_out]
 
 
 def _frames(header: Dataset) -> list[Frame]:
@@ -151,13 +182,15 @@ def _nearest(
 
 
 def _is_tilted(source: Source) -> bool:
-    first, last = source.frames[0].geometry, source.frames[-1].geometry
-    way = last[:, 2] - first[:, 2]
-    length = float(np.linalg.norm(way))
-    normal = np.cross(first[:, 0], first[:, 1])
-    if length == 0:
+    """Tell whether `read_series` has resampled the series onto a grid at right angles."""
+    first = source.frames[0].geometry
+    ways = np.array([frame.geometry[:, 2] for frame in source.frames]) - first[:, 2]
+    lengths = np.linalg.norm(ways, axis=1)
+    farthest = int(np.argmax(lengths))
+    if lengths[farthest] == 0:
         return False
-    return abs(float(way @ normal)) / (length * float(np.linalg.norm(normal))) < TILTED
+    sides = first[:, :2] / np.linalg.norm(first[:, :2], axis=0)
+    return bool(np.abs(ways[farthest] @ sides).max() > SHEAR_TOLERANCE * lengths[farthest])
 
 
 def _elsewhere(where: str) -> VolumeError:

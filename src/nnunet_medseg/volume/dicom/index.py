@@ -26,7 +26,11 @@ PREAMBLE_BYTES = 128
 MAGIC = b"DICM"
 # Storage of images of CT, MR and PET, enhanced ones and old ones.
 STORAGE = "1.2.840.10008.5.1.4.1.1."
-SCANS = tuple(f"{STORAGE}{number}" for number in ("2", "4", "128", "130"))
+SCANS = tuple(f"{STORAGE}{number}." for number in ("2", "4", "128", "130"))
+# Images that nobody has scanned: of radiotherapy (simulated, dose), and screenshots. Some programs
+# save volumes as the latter too, and then say where these lie.
+PLANNED = (f"{STORAGE}481.1.", f"{STORAGE}481.2.")
+SCREENSHOTS = f"{STORAGE}7."
 # All that is asked of an image's header; others are skipped.
 TAGS = [
     "SOPClassUID",
@@ -40,6 +44,8 @@ TAGS = [
     "Modality",
     "Rows",
     "ImageType",
+    "ImagePositionPatient",
+    "SharedFunctionalGroupsSequence",
 ]
 
 
@@ -55,6 +61,8 @@ class Series:
         modality: As DICOM says it: CT, MR, PT …
         files: All of its files, sorted by path.
         is_overview: Whether it holds nothing but localisers.
+        is_scan: Whether it may be a volume, and is no dose, simulated image or screenshot.
+        image_uids: SOP instances of its files.
     """
 
     uid: str
@@ -64,6 +72,8 @@ class Series:
     modality: str
     files: tuple[Path, ...]
     is_overview: bool = False
+    is_scan: bool = True
+    image_uids: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -140,7 +150,7 @@ def _sort_in(path: Path, index: Index, images: dict[str, list[tuple[Path, Any]]]
     if kind in (*SEGMENTATION_UIDS, CONTOURS_UID):
         patient, study = _patient(header), str(header.get("StudyInstanceUID", ""))
         index.structures.append(StructureFile(path, study, patient, structures_of(path)))
-    elif kind.startswith(SCANS) and not {"Rows", "SeriesInstanceUID"} <= set(header.dir()):
+    elif f"{kind}.".startswith(SCANS) and not {"Rows", "SeriesInstanceUID"} <= set(header.dir()):
         # Cut short: without this slice nobody would know why the series has a gap.
         raise unreadable()
     elif header.get("Rows") is not None and "SeriesInstanceUID" in header:
@@ -162,7 +172,16 @@ def _series(uid: str, members: list[tuple[Path, Any]]) -> Series:
         modality=str(first.get("Modality", "")),
         files=tuple(path for path, _ in members),
         is_overview=all(is_localizer(header) for _, header in members),
+        is_scan=any(_is_scan(header) for _, header in members),
+        image_uids=frozenset(str(header.get("SOPInstanceUID", "")) for _, header in members),
     )
+
+
+def _is_scan(header: Any) -> bool:
+    kind = f"{header.get('SOPClassUID', '')}."
+    if kind.startswith(SCREENSHOTS):
+        return "ImagePositionPatient" in header or "SharedFunctionalGroupsSequence" in header
+    return not kind.startswith(PLANNED)
 
 
 def _of_several_patients() -> VolumeError:

@@ -28,6 +28,7 @@ __all__ = ["PLANE_TOLERANCE", "read_segments"]
 # open which slice is meant.
 PLANE_TOLERANCE = 0.25
 LARGEST_FRAME = 8192  # voxels a side; detectors and reconstructions stay far below
+BIG_ENDIAN = "1.2.840.10008.1.2.2"
 HALF = 0.5  # of the largest value of a fractional segment: from here on a voxel belongs to it
 
 
@@ -61,6 +62,9 @@ def _frames(dataset: Dataset) -> Iterator[tuple[int, np.ndarray[Any, Any]]]:
     described = dataset.get("PerFrameFunctionalGroupsSequence") or []
     if frames != max(1, len(described)):
         raise unreadable()
+    if int(dataset.BitsAllocated) == 1 and dataset.file_meta.TransferSyntaxUID == BIG_ENDIAN:
+        problem = "its single bits are stored big endian, which readers do not agree on"
+        raise VolumeError("big endian", problem, "Export it little endian, as all programs can.")
     if int(dataset.BitsAllocated) == 1 and rows * columns % 8 and _is_native(dataset):
         yield from enumerate(_unpacked(dataset, (frames, rows, columns)))
         return

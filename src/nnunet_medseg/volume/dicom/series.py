@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_medseg.volume.dicom.frames import geometry_of, group_of
+from nnunet_medseg.volume.dicom.frames import SAME_PLACE, geometry_of, group_of
 from nnunet_medseg.volume.dicom.index import is_localizer
 from nnunet_medseg.volume.dicom.opening import damage_told, open_dataset
 from nnunet_medseg.volume.grid import GRID_TOLERANCE, Volume
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["read_series", "straightened"]
 
 ANGLE_TOLERANCE = 1e-3  # between direction cosines of slices: a third of a millimetre over a body
-SAME_PLACE = 0.01  # of a voxel's side: two slices nearer than this lie in one place
 MISSING_FROM = 1.5  # times the usual distance of slices: here at least one is missing
 LARGEST_SIDE = 16_384  # pixels; detectors and reconstructions stay far below
 LARGEST_FRAMES = 65_536
@@ -179,6 +178,10 @@ def _without_localizers(slices: list[_Slice]) -> tuple[list[_Slice], tuple[str, 
 def _require_grey(slices: Sequence[_Slice]) -> None:
     for one in slices:
         kind = str(one.header.get("PhotometricInterpretation", ""))
+        if kind == "MONOCHROME1":
+            problem = "its shades are stored inverted (MONOCHROME1)"
+            fix = "Take the series that the scanner has reconstructed, or convert it to NIfTI."
+            raise VolumeError("inverted", problem, fix)
         if int(one.header.get("SamplesPerPixel") or 1) != 1 or kind != "MONOCHROME2":
             problem = f"its pixels are {kind or 'of an unknown kind'}, not shades of grey"
             fix = "Take the series that the scanner has reconstructed, not a screenshot of it."
@@ -188,6 +191,9 @@ def _require_grey(slices: Sequence[_Slice]) -> None:
 def _require_one_stack(slices: Sequence[_Slice]) -> None:
     if not slices:
         raise unreadable()
+    if len({str(one.header.get("FrameOfReferenceUID") or "") for one in slices} - {""}) > 1:
+        problem = "its slices lie in several frames of reference, so that no distance is known"
+        raise VolumeError("several stacks", problem, "Export each stack as a series of its own.")
     first = slices[0]
     sizes = {(int(one.header.Rows), int(one.header.Columns)) for one in slices}
     if len(sizes) > 1:
@@ -209,6 +215,10 @@ def _require_one_stack(slices: Sequence[_Slice]) -> None:
 
 def _require_one_scale(slices: Sequence[_Slice]) -> None:
     """Refuse a series where some slices say how values are scaled, and others do not."""
+    if any("ModalityLUTSequence" in one.header for one in slices):
+        problem = "its values are given by a table (modality LUT), which is not read"
+        fix = "Export it with a rescale slope and intercept, or convert it to NIfTI."
+        raise VolumeError("header", problem, fix)
     without = [one for one in slices if one.header.get("RescaleIntercept") is None]
     if without and len(without) < len(slices):
         problem = f"{without[0].path.name} lacks the rescale intercept that its other slices have"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nnunet_medseg.volume.dicom.opening import damage_told, open_dataset, printable
+from nnunet_medseg.volume.dicom.opening import damage_told, first_item, open_dataset, printable
 from nnunet_medseg.volume.grid import Volume
 from nnunet_medseg.volume.problems import VolumeError
 
@@ -43,11 +43,15 @@ class Structure:
         name: For people, and printable.
         series_uid: The series of images it was drawn on; empty when the file does not say, or
             names several.
+        frame_uid: The frame of reference of its coordinates; empty when the file does not say.
+        image_uid: Of the image that its first contour was drawn on; empty when it is not said.
     """
 
     number: int
     name: str
     series_uid: str
+    frame_uid: str = ""
+    image_uid: str = ""
 
 
 def structures_of(path: Path) -> tuple[Structure, ...]:
@@ -58,9 +62,14 @@ def structures_of(path: Path) -> tuple[Structure, ...]:
     """
     with damage_told():
         dataset = open_dataset(path, header_only=True)
-        if _kind(dataset) in SEGMENTATION_UIDS:
-            return _segments(dataset)
-        return _regions(dataset)
+        is_segmentation = _kind(dataset) in SEGMENTATION_UIDS
+        found = _segments(dataset) if is_segmentation else _regions(dataset)
+        if len({item.number for item in found}) < len(found):
+            problem = (
+                "two of its structures have the same number, so that nobody can tell which is meant"
+            )
+            raise VolumeError("same number", problem, "Export the structures again.")
+        return found
 
 
 def read_structures(
@@ -112,22 +121,39 @@ def _segments(dataset: Dataset) -> tuple[Structure, ...]:
         (int(item.SegmentNumber), printable(item.get("SegmentLabel")))
         for item in dataset.get("SegmentSequence", [])
     ]
+    frame_uid = str(dataset.get("FrameOfReferenceUID") or "")
     # A label map may describe its background as segment 0.
     return tuple(
-        Structure(number, name or f"label_{number}", uid) for number, name in found if number > 0
+        Structure(number, name or f"label_{number}", uid, frame_uid)
+        for number, name in found
+        if number > 0
     )
 
 
 def _regions(dataset: Dataset) -> tuple[Structure, ...]:
     series = _series_by_frame_of_reference(dataset)
     anywhere = set().union(*series.values()) if series else set()
+    images = _first_images(dataset)
     found = []
     for item in dataset.get("StructureSetROISequence", []):
         number = int(item.ROINumber)
-        uids = series.get(str(item.get("ReferencedFrameOfReferenceUID", "")), anywhere)
+        frame_uid = str(item.get("ReferencedFrameOfReferenceUID") or "")
+        uids = series.get(frame_uid, anywhere)
         uid = next(iter(uids)) if len(uids) == 1 else ""
-        found.append(Structure(number, printable(item.get("ROIName")) or f"label_{number}", uid))
+        name = printable(item.get("ROIName")) or f"label_{number}"
+        found.append(Structure(number, name, uid, frame_uid, images.get(number, "")))
     return tuple(found)
+
+
+def _first_images(dataset: Dataset) -> dict[int, str]:
+    """Return the image that the first contour of each region was drawn on, where it is said."""
+    found: dict[int, str] = {}
+    for region in dataset.get("ROIContourSequence") or []:
+        contour = first_item(region, "ContourSequence")
+        image = first_item(contour, "ContourImageSequence")
+        if image is not None:
+            found[int(region.ReferencedROINumber)] = str(image.get("ReferencedSOPInstanceUID", ""))
+    return found
 
 
 def _series_by_frame_of_reference(dataset: Dataset) -> dict[str, set[str]]:

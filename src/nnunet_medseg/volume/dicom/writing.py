@@ -8,7 +8,9 @@ pixel of the series gets the nearest voxel's.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ import numpy as np
 
 from nnunet_medseg.volume.dicom.codes import meaning_of
 from nnunet_medseg.volume.dicom.frames import Frame, Source, labels_on, read_source
+from nnunet_medseg.volume.dicom.opening import damage_told, open_dataset
 from nnunet_medseg.volume.dicom.structures import CONTOURS_UID
 from nnunet_medseg.volume.grid import Volume
 from nnunet_medseg.volume.problems import VolumeError
@@ -24,7 +27,7 @@ from nnunet_medseg.volume.problems import VolumeError
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-__all__ = ["WRITERS", "write_contours", "write_segmentation"]
+__all__ = ["WRITERS", "require_references", "write_contours", "write_segmentation"]
 
 MAKER, MODEL = "nnunet-medseg", "nnU-Net v2"
 ALGORITHM = "nnU-Net"
@@ -32,6 +35,14 @@ DESCRIPTION = "Automatic segmentation, to be checked"
 SERIES_NUMBER = 9000  # beyond those of scanners
 LONGEST_LABEL = 64  # of the value representation LO
 MM_DECIMALS = 4
+UTF_8 = "ISO_IR 192"
+TAKE_NIFTI = "Take --output_format nifti."
+# Without these no archive knows what a file belongs to (type 1 of PS3.3).
+NEEDED = {
+    "FrameOfReferenceUID": "frame of reference",
+    "StudyInstanceUID": "study",
+    "SOPInstanceUID": "instance numbers",
+}
 # RGB of regions, in turn: Okabe and Ito's palette, as in the pictures.
 COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (204, 121, 167))
 
@@ -51,14 +62,37 @@ def write_segmentation(
     Raises:
         VolumeError: When the label map does not lie on the series.
     """
-    import highdicom
-
     source = _source_of(series)
     found = labels_on(source, labels)
     numbers = np.zeros(found.shape, np.uint8 if len(names) < 256 else np.uint16)
     for number, value in enumerate(names, start=1):
         numbers[found == value] = number
-    segmentation = highdicom.seg.Segmentation(
+    with _refusals_told():
+        segmentation = _segmentation(source, numbers, names, version)
+        segmentation.save_as(path, enforce_file_format=True)
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    """Turn what highdicom and pydicom say about headers they cannot refer to into one error.
+
+    Nothing of what they say is told: they quote the patient's name.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except (AttributeError, LookupError, TypeError, ValueError) as cause:
+            problem = "the headers of the series do not allow a file that refers to it"
+            raise VolumeError("header", problem, TAKE_NIFTI) from cause
+
+
+def _segmentation(
+    source: Source, numbers: np.ndarray[Any, Any], names: Mapping[int, str], version: str
+) -> Dataset:
+    import highdicom
+
+    segmentation: Dataset = highdicom.seg.Segmentation(
         source_images=list(source.headers),
         pixel_array=numbers,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
@@ -78,23 +112,79 @@ def write_segmentation(
         content_label="SEGMENTATION",
         omit_empty_frames=bool(numbers.any()),
     )
-    segmentation.save_as(path, enforce_file_format=True)
+    # highdicom does not say so when the images do not.
+    segmentation.SpecificCharacterSet = UTF_8
+    return segmentation
 
 
 def _source_of(series: Sequence[Path]) -> Source:
     """Read the headers of a series, with everything that must be there in a file that refers to it.
 
-    Anonymisers take away what has to be there, though it may be empty (type 2 of PS3.3).
+    Anonymisers take away what has to be there, though it may be empty (type 2 of PS3.3), or write
+    what may not be. Letters are those of all languages, since names of labels have any.
     """
     source = read_source(series)
-    for header in source.headers:
-        if "FrameOfReferenceUID" not in header:
-            problem = "the series has no frame of reference, so that nothing can be drawn on it"
-            raise VolumeError("header", problem, "Take --output_format nifti.")
-        for name in OF_PATIENT_AND_STUDY:
-            if name not in header:
-                setattr(header, name, "")
+    with damage_told():
+        for header in source.headers:
+            _require_references(header)
+            header.decode()
+            header.SpecificCharacterSet = UTF_8
+            for name in OF_PATIENT_AND_STUDY:
+                if name not in header or not _is_allowed(name, header.get(name)):
+                    setattr(header, name, "")
+            if not header.get("SliceThickness"):
+                header.SliceThickness = _distance_mm(source)
     return source
+
+
+def require_references(series: Sequence[Path]) -> None:
+    """Tell before a series is segmented when no DICOM file can refer to it.
+
+    Args:
+        series: The files of the series; one stands for all.
+
+    Raises:
+        VolumeError: When what it is referred to by is missing.
+    """
+    with damage_told():
+        _require_references(open_dataset(series[0], header_only=True))
+
+
+def _require_references(header: Dataset) -> None:
+    for name, word in NEEDED.items():
+        if not header.get(name):
+            problem = f"the series has no {word}, so that no DICOM file can refer to it"
+            raise VolumeError("header", problem, TAKE_NIFTI)
+
+
+def _is_allowed(name: str, value: Any) -> bool:
+    """Tell whether a value of the patient or study is as DICOM wants it."""
+    from pydicom.valuerep import DA, TM
+
+    text = str(value or "")
+    if name == "PatientSex":
+        return text in ("", "M", "F", "O")
+    kinds = {"PatientBirthDate": DA, "StudyDate": DA, "StudyTime": TM}
+    try:
+        if text and name in kinds:
+            kinds[name](text)
+    except ValueError:
+        return False
+    return True
+
+
+def _distance_mm(source: Source) -> float:
+    """Return the usual distance of slices; 1 where there is one only."""
+    first = source.frames[0].geometry
+    across = np.cross(first[:, 0], first[:, 1])
+    heights = [float(frame.geometry[:, 2] @ across) for frame in source.frames]
+    gaps = np.diff(np.sort(heights)) / np.linalg.norm(across)
+    return round(float(np.median(gaps)), MM_DECIMALS) if len(gaps) else 1.0
+
+
+def _written(name: str) -> str:
+    """Return the name of a label as a file can hold it: a backslash would make two of it."""
+    return name.replace("\\", "/")[:LONGEST_LABEL]
 
 
 def _described(number: int, name: str, version: str) -> Any:
@@ -104,7 +194,7 @@ def _described(number: int, name: str, version: str) -> Any:
     meaning = meaning_of(name)
     description = highdicom.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:LONGEST_LABEL],
+        segment_label=_written(name),
         segmented_property_category=meaning.category,
         segmented_property_type=meaning.kind,
         algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
@@ -112,7 +202,7 @@ def _described(number: int, name: str, version: str) -> Any:
             name=ALGORITHM, version=version, family=codes.cid7162.ArtificialIntelligence
         ),
         tracking_uid=highdicom.UID(),
-        tracking_id=name[:LONGEST_LABEL],
+        tracking_id=_written(name),
     )
     if meaning.side is not None:
         side = highdicom.sr.CodedConcept.from_code(meaning.side)
@@ -153,7 +243,8 @@ def write_contours(
             for contour in _outlines(frame, plane)
         ]
         structures.ROIContourSequence.append(_drawn(number, contours))
-    structures.save_as(path, enforce_file_format=True)
+    with _refusals_told():
+        structures.save_as(path, enforce_file_format=True)
 
 
 def _empty_structures(source: Source, version: str) -> Dataset:
@@ -170,7 +261,7 @@ def _empty_structures(source: Source, version: str) -> Dataset:
     made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID = generate_uid()
     for name in OF_PATIENT_AND_STUDY:
         setattr(made, name, header.get(name))
-    made.SpecificCharacterSet = header.get("SpecificCharacterSet", "ISO_IR 192")
+    made.SpecificCharacterSet = UTF_8
     made.Modality, made.SeriesInstanceUID = "RTSTRUCT", generate_uid()
     made.SeriesNumber, made.InstanceNumber = SERIES_NUMBER, 1
     made.SeriesDescription = DESCRIPTION
@@ -225,7 +316,7 @@ def _region(number: int, name: str, reference: str, version: str) -> Dataset:
     from pydicom import Dataset
 
     region = Dataset()
-    region.ROINumber, region.ROIName = number, name[:LONGEST_LABEL]
+    region.ROINumber, region.ROIName = number, _written(name)
     region.ReferencedFrameOfReferenceUID = reference
     region.ROIGenerationAlgorithm = "AUTOMATIC"
     region.ROIGenerationDescription = f"{ALGORITHM} {version}"[:LONGEST_LABEL]

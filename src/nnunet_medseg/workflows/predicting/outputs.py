@@ -19,9 +19,16 @@ from nnunet_medseg.dataset.layouts.listing import stem_of
 from nnunet_medseg.dataset.unlabelled import Unlabelled
 from nnunet_medseg.errors import UsageError, VerificationError
 from nnunet_medseg.report.overlay import COLOURS, Mask, draw_planes, window_of
-from nnunet_medseg.volume import Volume, grid_shift, read_volume, to_ras, write_volume
+from nnunet_medseg.volume import (
+    Volume,
+    VolumeError,
+    grid_shift,
+    read_volume,
+    to_ras,
+    write_volume,
+)
 from nnunet_medseg.volume.dicom.structures import read_structures
-from nnunet_medseg.volume.dicom.writing import WRITERS
+from nnunet_medseg.volume.dicom.writing import WRITERS, require_references
 
 __all__ = [
     "NIFTI",
@@ -128,18 +135,35 @@ def as_format(cases: Sequence[Unlabelled], output_format: str) -> tuple[Unlabell
     """Return the cases with results of a format; only DICOM series can have one of DICOM.
 
     Raises:
-        UsageError: When other images are among them.
+        UsageError: When other images are among them, two would have one name, or no DICOM file can
+            refer to a series.
     """
+    counts = Counter(case.result for case in cases)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
+        problem = f"Two images would both get the segmentation {twice[0]}."
+        raise UsageError(problem, fix="Rename one of the two files or folders.")
     if output_format == NIFTI:
         return tuple(cases)
     others = [case.result for case in cases if not case.series]
     if others:
         problem = f"--output_format {output_format} is of DICOM series; {others[0]} is none."
         raise UsageError(problem, fix="Leave it out, or segment the series by themselves.")
+    for case in cases:
+        with _refusal_told(case.result):
+            require_references(case.series[0])
     ending = f"_{output_format}.dcm"
     return tuple(
         replace(case, result=case.result.removesuffix(".nii.gz") + ending) for case in cases
     )
+
+
+@contextmanager
+def _refusal_told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except VolumeError as error:
+        problem = f"{name}: {error.problem}."
+        raise UsageError(problem, fix=error.fix) from error
 
 
 def write_result(
@@ -148,14 +172,15 @@ def write_result(
     """Write the segmentation of a case, read it back, and compare.
 
     Raises:
-        VerificationError: When it cannot be read as it was written.
+        UserError: When it cannot be written in that format, or read as it was written.
     """
     if output_format == NIFTI:
         write_checked(path, volume)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     names = {label.value: label.name for label in labels}
-    WRITERS[output_format](path, volume, names, case.series[0], program_version())
+    with _refusal_told(path.name):
+        WRITERS[output_format](path, volume, names, case.series[0], program_version())
     if "gantry" in " ".join(volume.notes):
         # The slices lie aslant in the straightened image; no voxel of one is a voxel of the other.
         return
