@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -147,6 +148,28 @@ def test_slices_that_pydicom_has_packed_are_read(tmp_path, syntax):
     assert np.array_equal(read_series(write_all(tmp_path, made)).array, numbers())
 
 
+def refused(paths) -> VolumeError:
+    with pytest.raises(VolumeError) as error:
+        read_series(paths)
+    return error.value
+
+
+def compress(path: Path, kind: str) -> pydicom.Dataset:
+    """Pack the pixels of a file with GDCM, and return its own header with these."""
+    header = pydicom.dcmread(path)
+    image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkInt16)
+    writer = sitk.ImageFileWriter()
+    writer.SetImageIO("GDCMImageIO")
+    writer.UseCompressionOn()
+    writer.SetCompressor(kind)
+    writer.SetFileName(str(path))
+    writer.Execute(image)
+    packed = pydicom.dcmread(path)
+    header.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
+    header.PixelData = packed.PixelData
+    return header
+
+
 @pytest.mark.parametrize(
     ("kind", "syntax"),
     [
@@ -158,23 +181,36 @@ def test_compressed_slices_have_the_values_of_the_plain_ones(tmp_path, kind, syn
     array = numbers()
     paths = write_all(tmp_path, make_series(array))
     for path in paths:
-        header = pydicom.dcmread(path)
-        image = sitk.Cast(sitk.ReadImage(str(path)), sitk.sitkInt16)
-        writer = sitk.ImageFileWriter()
-        writer.SetImageIO("GDCMImageIO")
-        writer.UseCompressionOn()
-        writer.SetCompressor(kind)
-        writer.SetFileName(str(path))
-        writer.Execute(image)
-        packed = pydicom.dcmread(path)
+        packed = compress(path, kind)
         assert packed.file_meta.TransferSyntaxUID == syntax
-        header.file_meta.TransferSyntaxUID = packed.file_meta.TransferSyntaxUID
-        header.PixelData, header.RescaleIntercept = packed.PixelData, -7
-        header.save_as(path)
+        packed.RescaleIntercept = -7
+        packed.save_as(path)
 
     volume = read_series(paths)
 
     assert np.array_equal(volume.array, array - 7)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "JPEG2000"])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_compressed_pixels_of_another_size_than_the_header_says_are_refused(tmp_path, kind, more):
+    paths = write_all(tmp_path, make_series(numbers()))
+    for path in paths:
+        packed = compress(path, kind)
+        packed.Rows += more
+        packed.save_as(path)
+
+    assert refused(paths).rule == "unreadable"
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless], ids=["RLE", "JPEG-LS"])
+def test_packed_pixels_of_another_size_than_the_header_says_are_refused(tmp_path, syntax):
+    made = make_series(numbers())
+    for one in made:
+        one.compress(syntax, generate_instance_uid=False)
+        one.Rows += 1
+
+    assert refused(write_all(tmp_path, made)).rule == "unreadable"
 
 
 def make_enhanced(array: np.ndarray, affine: np.ndarray) -> pydicom.Dataset:
@@ -214,12 +250,6 @@ def test_an_enhanced_file_is_sorted_and_rescaled_frame_by_frame(tmp_path):
 
 
 # --- what is refused, and what is put right ----------------------------------------------------
-
-
-def refused(paths) -> VolumeError:
-    with pytest.raises(VolumeError) as error:
-        read_series(paths)
-    return error.value
 
 
 @pytest.mark.parametrize("missing", [1, 4])

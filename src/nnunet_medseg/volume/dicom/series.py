@@ -338,7 +338,9 @@ def _stored(one: _Slice) -> np.ndarray[Any, Any]:
         try:
             array = pixel_array(one.path, index=one.place)
         except RuntimeError as cause:
-            # What pydicom raises where no decoder is there for a compressed file.
+            # What pydicom raises for damage, and where no decoder is there for a compressed file.
+            if str(one.header.file_meta.TransferSyntaxUID) in IN_PYTHON:
+                raise unreadable() from cause
             problem = "its frames are compressed in a way that is read in files of one slice only"
             fix = "Export it uncompressed, or as one file a slice."
             raise VolumeError("compressed", problem, fix) from cause
