@@ -27,6 +27,8 @@ from nnunet_medseg.volume import (
     to_ras,
     write_volume,
 )
+from nnunet_medseg.volume.dicom.frames import on_slices
+from nnunet_medseg.volume.dicom.series import read_series
 from nnunet_medseg.volume.dicom.structures import read_structures
 from nnunet_medseg.volume.dicom.writing import WRITERS, require_references
 
@@ -183,7 +185,7 @@ def write_result(
         WRITERS[output_format](path, volume, names, case.series[0], program_version())
     if "gantry" in " ".join(volume.notes):
         # The slices lie aslant in the straightened image; no voxel of one is a voxel of the other.
-        return
+        volume = on_slices(volume, read_series(case.series[0], straighten=False))
     masks = read_structures(path, volume)
     for number, label in enumerate(labels, start=1):
         if not np.array_equal(masks[number], volume.array == label.value):
