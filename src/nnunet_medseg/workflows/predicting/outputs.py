@@ -152,7 +152,7 @@ def as_format(cases: Sequence[Unlabelled], output_format: str) -> tuple[Unlabell
         raise UsageError(problem, fix="Leave it out, or segment the series by themselves.")
     for case in cases:
         with _refusal_told(case.result):
-            require_references(case.series[0])
+            require_references(case.series[0], output_format)
     ending = f"_{output_format}.dcm"
     return tuple(
         replace(case, result=case.result.removesuffix(".nii.gz") + ending) for case in cases
