@@ -14,7 +14,12 @@ from dicom_makers import make_series, oblique, write_all
 from nnunet_medseg.volume import VolumeError, grid_shift, restore_orientation, to_ras
 from nnunet_medseg.volume.dicom.series import read_series, straightened
 from nnunet_medseg.volume.dicom.structures import read_structures, structures_of
-from nnunet_medseg.volume.dicom.writing import WRITERS, write_contours, write_segmentation
+from nnunet_medseg.volume.dicom.writing import (
+    WRITERS,
+    require_references,
+    write_contours,
+    write_segmentation,
+)
 
 NAMES = {3: "Left kidney", 7: "Tumour", 9: "nothing"}
 ALL_48 = [
@@ -273,6 +278,18 @@ def test_headers_that_are_bent_or_missing_keep_nobody_from_drawing(tmp_path, wri
         write(tmp_path / "out.dcm", grid.with_array(blob()), NAMES, paths, "1.0")
 
     assert np.array_equal(back(tmp_path / "out.dcm", grid), blob())
+
+
+def test_a_series_of_several_files_of_many_frames_is_told_before_it_is_segmented(tmp_path):
+    made = make_series(blob())
+    for one in made:
+        one.PerFrameFunctionalGroupsSequence = [pydicom.Dataset()]
+    paths = write_all(tmp_path / "series", made)
+
+    require_references(paths, "rtstruct")
+    require_references(paths[:1], "dicom_seg")
+    with pytest.raises(VolumeError, match="many frames"):
+        require_references(paths, "dicom_seg")
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)

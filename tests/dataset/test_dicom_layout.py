@@ -420,6 +420,26 @@ def test_the_image_of_a_contour_tells_which_of_two_series_is_meant(root):
     assert [case.source for case in dataset.cases] == [f"patient {n}/study/CT" for n in (1, 2, 3)]
 
 
+def test_an_image_number_that_two_series_have_tells_nothing(root):
+    known = {"PatientID": "id1", "PatientName": "Zwetschgenbaum^1", "StudyInstanceUID": "1.2.1"}
+    meant = pydicom.dcmread(next((root / "patient 1" / "study" / "CT").iterdir()))
+    other = make_series(make_image(9), OBLIQUE, **known, SeriesInstanceUID="1.2.1.8")
+    other[0].SOPInstanceUID = meant.SOPInstanceUID
+    write_all(root / "patient 1" / "other", other)
+
+    def refer(dataset):
+        image = pydicom.Dataset()
+        image.ReferencedSOPInstanceUID = meant.SOPInstanceUID
+        for drawn in dataset.ROIContourSequence:
+            drawn.ContourSequence[0].ContourImageSequence = [image]
+
+    bend_contours(root, 1, refer)
+
+    cases = read_dataset(find_dataset(root), None).cases
+
+    assert [case.source for case in cases] == [f"patient {n}/study/CT" for n in (1, 2, 3)]
+
+
 def test_structures_that_name_no_series_are_those_of_the_only_scan(root):
     known = {"PatientID": "id1", "PatientName": "Zwetschgenbaum^1", "StudyInstanceUID": "1.2.1"}
     plane = make_image(9)[:1]

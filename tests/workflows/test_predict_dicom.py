@@ -8,11 +8,15 @@ import pytest
 from dicom_makers import OBLIQUE, make_image, make_series, write_all
 from foreign_models import write_stock_folder
 
-from nnunet_medseg.errors import DatasetError, UsageError
+from nnunet_medseg.dataset.labels import Label
+from nnunet_medseg.dataset.unlabelled import Unlabelled
+from nnunet_medseg.errors import DatasetError, UsageError, VerificationError
 from nnunet_medseg.volume import read_volume, write_volume
 from nnunet_medseg.volume.dicom.series import read_series
 from nnunet_medseg.volume.dicom.structures import read_structures, structures_of
 from nnunet_medseg.workflows.predict import predict
+from nnunet_medseg.workflows.predicting import outputs
+from nnunet_medseg.workflows.predicting.outputs import write_result
 
 
 @pytest.fixture
@@ -50,6 +54,32 @@ def test_a_series_comes_back_in_each_format_on_its_own_voxels(places, tmp_path):
             assert np.array_equal(found, expected)
             assert {item.series_uid for item in structures_of(path)} == {f"1.2.{number}.7"}
             assert pydicom.dcmread(path).PatientID == f"id{number}"
+
+
+@pytest.mark.parametrize("kind", ["dicom_seg", "rtstruct"])
+@pytest.mark.parametrize("degrees", [0.0, 12.0])
+def test_a_file_that_does_not_hold_the_segmentation_is_not_handed_over(
+    tmp_path, monkeypatch, kind, degrees
+):
+    affine = np.diag([1.5, 1.5, 3.0, 1.0])
+    affine[1, 2] = 3.0 * np.tan(np.radians(degrees))
+    files = tuple(write_all(tmp_path / "series", make_series(make_image(1), affine)))
+    grid = read_series(files)
+    found = np.zeros(grid.array.shape, np.uint8)
+    found[2:6, 5:12, 3:9] = 4
+    case = Unlabelled("out.dcm", files[:1], series=(files,))
+    labels = (Label("Liver", 4, 1),)
+
+    write_result(tmp_path / "out.dcm", grid.with_array(found), case, labels, kind)
+
+    write = outputs.WRITERS[kind]
+
+    def write_shifted(path, volume, *others):
+        write(path, volume.with_array(np.roll(volume.array, 1, axis=2)), *others)
+
+    monkeypatch.setitem(outputs.WRITERS, kind, write_shifted)
+    with pytest.raises(VerificationError):
+        write_result(tmp_path / "out.dcm", grid.with_array(found), case, labels, kind)
 
 
 def test_all_files_of_a_series_are_deleted_when_it_is_segmented(places):

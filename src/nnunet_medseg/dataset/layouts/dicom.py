@@ -148,7 +148,6 @@ def _case(drawn: _Drawn, source: str, values: dict[str, int]) -> Case:
 def _pair(index: Index, folder: Path) -> tuple[list[_Drawn], list[Finding]]:
     """Put structures to the series they were drawn on."""
     by_uid = {series.uid: _Drawn(series) for series in index.series}
-    by_image = {image: series.uid for series in index.series for image in series.image_uids}
     findings = []
     for file in index.structures:
         source = source_of(file.path, folder)
@@ -156,18 +155,25 @@ def _pair(index: Index, folder: Path) -> tuple[list[_Drawn], list[Finding]]:
             message = f"{file.path.name} holds no structure"
             fix = "Remove it, or export the structures again."
             findings.append(Finding("warning", source, "no structures", message, fix))
-        # The image that a contour was drawn on says more than a list of the series in a file.
-        found = [
-            (by_image.get(item.image_uid) or item.series_uid or _only_series(file, index.series),
-             item)
-            for item in file.structures
-        ]  # fmt: skip
+        found = [(_series_of(item, file, index.series), item) for item in file.structures]
         placed = [(by_uid[uid], structure) for uid, structure in found if uid in by_uid]
         for drawn, structure in placed:
             drawn.structures.append((structure.name, file.path, structure.number))
         findings += _unplaced(file, source, {uid for uid, _ in found} - by_uid.keys())
         findings += _of_other_frames(file, source, placed)
     return [each for each in by_uid.values() if each.structures], findings
+
+
+def _series_of(structure: Structure, file: StructureFile, series: Sequence[Series]) -> str:
+    """Return the series that a structure was drawn on; empty when nobody can tell.
+
+    The image that a contour was drawn on says more than a list of all series in a file, unless
+    several series have images of that number, as some anonymisers write it.
+    """
+    holding = [each.uid for each in series if structure.image_uid in each.image_uids]
+    if len(holding) == 1 and structure.image_uid:
+        return holding[0]
+    return structure.series_uid or _only_series(file, series)
 
 
 def _unplaced(file: StructureFile, source: str, lost: set[str]) -> Iterator[Finding]:

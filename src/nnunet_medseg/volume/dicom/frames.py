@@ -25,6 +25,7 @@ __all__ = [
     "geometry_of",
     "group_of",
     "labels_on",
+    "on_slices",
     "read_source",
 ]
 
@@ -164,6 +165,22 @@ def labels_on(source: Source, labels: Volume) -> np.ndarray[Any, Any]:
         if np.count_nonzero(seen) != np.count_nonzero(labels.array):
             raise _elsewhere("does not show the same slices as the series")
     return seen
+
+
+def on_slices(labels: Volume, grid: Volume) -> Volume:
+    """Return labels of a straightened series on its slices as they lie, from the nearest voxels.
+
+    Args:
+        labels: On the grid of `read_series`.
+        grid: From `read_series` with `straighten=False`.
+    """
+    sides, step = grid.affine[:3, :2], grid.affine[:3, 2]
+    frames = [
+        Frame("", "", None, np.column_stack([sides, grid.affine[:3, 3] + place * step]))
+        for place in range(len(grid.array))
+    ]
+    _, rows, columns = grid.array.shape
+    return grid.with_array(labels_on(Source((), tuple(frames), (rows, columns)), labels))
 
 
 def _nearest(

@@ -127,27 +127,35 @@ def _source_of(series: Sequence[Path]) -> Source:
     with damage_told():
         for header in source.headers:
             _require_references(header)
-            header.decode()
-            header.SpecificCharacterSet = UTF_8
             for name in OF_PATIENT_AND_STUDY:
                 if name not in header or not _is_allowed(name, header.get(name)):
                     setattr(header, name, "")
+            # What was asked for above was decoded by the letters of the series.
+            header.SpecificCharacterSet = UTF_8
             if not header.get("SliceThickness"):
                 header.SliceThickness = _distance_mm(source)
     return source
 
 
-def require_references(series: Sequence[Path]) -> None:
+def require_references(series: Sequence[Path], output_format: str) -> None:
     """Tell before a series is segmented when no DICOM file can refer to it.
 
     Args:
         series: The files of the series; one stands for all.
+        output_format: One of `WRITERS`.
 
     Raises:
         VolumeError: When what it is referred to by is missing.
     """
     with damage_told():
-        _require_references(open_dataset(series[0], header_only=True))
+        header = open_dataset(series[0], header_only=True)
+        _require_references(header)
+    is_parted = len(series) > 1 and "PerFrameFunctionalGroupsSequence" in header
+    if is_parted and WRITERS[output_format] is write_segmentation:
+        problem = (
+            "the series has several files of many frames, which no DICOM-SEG here can refer to"
+        )
+        raise VolumeError("header", problem, "Take --output_format rtstruct or nifti.")
 
 
 def _require_references(header: Dataset) -> None:

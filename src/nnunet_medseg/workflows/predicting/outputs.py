@@ -27,6 +27,8 @@ from nnunet_medseg.volume import (
     to_ras,
     write_volume,
 )
+from nnunet_medseg.volume.dicom.frames import on_slices
+from nnunet_medseg.volume.dicom.series import read_series
 from nnunet_medseg.volume.dicom.structures import read_structures
 from nnunet_medseg.volume.dicom.writing import WRITERS, require_references
 
@@ -150,7 +152,7 @@ def as_format(cases: Sequence[Unlabelled], output_format: str) -> tuple[Unlabell
         raise UsageError(problem, fix="Leave it out, or segment the series by themselves.")
     for case in cases:
         with _refusal_told(case.result):
-            require_references(case.series[0])
+            require_references(case.series[0], output_format)
     ending = f"_{output_format}.dcm"
     return tuple(
         replace(case, result=case.result.removesuffix(".nii.gz") + ending) for case in cases
@@ -183,7 +185,7 @@ def write_result(
         WRITERS[output_format](path, volume, names, case.series[0], program_version())
     if "gantry" in " ".join(volume.notes):
         # The slices lie aslant in the straightened image; no voxel of one is a voxel of the other.
-        return
+        volume = on_slices(volume, read_series(case.series[0], straighten=False))
     masks = read_structures(path, volume)
     for number, label in enumerate(labels, start=1):
         if not np.array_equal(masks[number], volume.array == label.value):
