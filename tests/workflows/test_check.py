@@ -35,6 +35,22 @@ def test_the_layout_its_reason_and_the_pairs_are_shown(tmp_path, capsys, name):
     assert "ready to be trained on" in out
 
 
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("flat", ".nii.gz"),
+        ("dicom", "DICOM"),
+        ("dicom_with_label_maps", ".nii.gz, DICOM"),
+    ],
+)
+def test_the_formats_are_named(tmp_path, capsys, name, kinds):
+    WRITERS[name](tmp_path / "set", cases=2)
+
+    _, out, _ = check(capsys, tmp_path)
+
+    assert f"2 cases ({kinds})" in out
+
+
 def test_programs_are_told_everything_in_one_object(tmp_path, capsys):
     folder = write_decathlon(tmp_path / "set", modality=("CT",))
     before = hashes_of(tmp_path)

@@ -182,8 +182,9 @@ def _examine(
     show_findings(outcome.findings)
     if outcome.checked is None:
         raise _refusal(outcome)
-    kinds = {extension_of(path) for case in dataset.cases for path in case.files} - {None}
-    shown = ", ".join(sorted(map(str, kinds))) or dataset.layout
+    # DICOM is what has no ending of ours.
+    kinds = {extension_of(path) or "DICOM" for case in dataset.cases for path in case.files}
+    shown = ", ".join(sorted(kinds))
     console.detail(f"{console.counted(len(dataset.cases), 'case')} ({shown})")
     _show_plan(outcome.checked, outcome.channel_reason)
     return outcome.checked, outcome.findings
