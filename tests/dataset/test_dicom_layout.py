@@ -195,6 +195,14 @@ def test_images_of_one_patient_never_train_and_are_evaluated_both(tmp_path):
     assert not {owner[name] for name in split.train} & {owner[name] for name in split.evaluate}
 
 
+def test_a_patient_written_in_capitals_is_the_same(root):
+    add_patient(root, 4, {"Liver": LIVER}, PatientID="id1", PatientName="ZWETSCHGENBAUM^1^^ ")
+
+    cases = {case.source[8]: case.owner for case in read_dataset(find_dataset(root), None).cases}
+
+    assert cases["4"] == cases["1"] != cases["2"]
+
+
 def test_who_a_patient_is_is_in_no_record(root, tmp_path):
     outcome = check(root)
     save_checked(tmp_path / "check.json", outcome.checked)
@@ -381,6 +389,19 @@ def test_contours_with_slices_between_are_refused(root, step):
 
     assert outcome.checked is None
     assert ("error", "slices between") in rules(outcome)
+
+
+def test_contours_on_most_second_slices_are_refused(root):
+    def thin_out(dataset):
+        drawn = dataset.ROIContourSequence[0]
+        drawn.ContourSequence = [drawn.ContourSequence[place] for place in (0, 2, 4, 5, 7)]
+
+    add_patient(root, 4, {"Liver": (slice(0, 8), slice(2, 8), slice(2, 8))})
+    bend_contours(root, 4, thin_out)
+
+    found = [item for item in check(root, "Liver").findings if item.rule == "slices between"]
+
+    assert "5 of 8 slices" in found[0].message
 
 
 def test_lesions_with_slices_between_them_are_no_gaps(tmp_path):

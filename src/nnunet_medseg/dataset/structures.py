@@ -6,6 +6,7 @@ name, whatever its case and the blanks around it.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
@@ -27,6 +28,8 @@ __all__ = ["merge_structures", "name_key", "name_structures", "number_structures
 MAX_SHOWN = 30  # names
 # Of the free memory, for masks of a byte a voxel: image and label map need theirs too.
 MASKS_SHARE = 0.25
+
+MOST_APART = 2  # slices that may have nothing between them
 
 _Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -235,18 +238,17 @@ def _read_masks(
 def _require_whole(mask: _Mask, path: Path, value: int) -> None:
     """Refuse what was drawn on every second or third slice only, for a program to fill the rest."""
     slices = np.flatnonzero(mask.any(axis=(1, 2)))
-    gaps = np.diff(slices)
-    if len(gaps) < 2 or gaps.min() < 2:
-        return
-    # Small things far from each other lie above each other by chance only.
-    pairs = [
-        (low, low + gap) for low, gap in zip(slices[:-1], gaps, strict=True) if gap == gaps.min()
+    left_out = [
+        bool((mask[low] & mask[high]).any())
+        for low, high in itertools.pairwise(slices.tolist())
+        if high > low + 1
     ]
-    above = sum(bool((mask[low] & mask[high]).any()) for low, high in pairs)
-    if above > len(gaps) / 2:
+    # Small things far from each other lie above each other by chance only.
+    if len(slices) > MOST_APART and 2 * sum(left_out) >= len(slices):
+        span = int(slices[-1] - slices[0]) + 1
         problem = (
-            f"{path.name}: the structure of label {value} is drawn on one of {gaps.min()} slices "
-            "only"
+            f"{path.name}: the structure of label {value} is drawn on {len(slices)} of {span} "
+            "slices only, and lies above itself where it is left out"
         )
         fix = "Let the program that it was drawn with fill the slices between; export it again."
         raise VolumeError("slices between", problem, fix)

@@ -191,7 +191,11 @@ def _of_several_patients() -> VolumeError:
 
 
 def _patient(header: Any) -> str:
-    known = [str(header.get(name, "")) for name in ("PatientID", "PatientName", "PatientBirthDate")]
+    # A name is the same in capitals, and without the empty parts at its end.
+    known = [
+        str(header.get(name) or "").rstrip(" ^=").strip().casefold()
+        for name in ("PatientID", "PatientName", "PatientBirthDate")
+    ]
     # Without any of them a study stands for a patient.
     words = known if any(known) else [str(header.get("StudyInstanceUID", ""))]
     return hashlib.sha256("\x1f".join(words).encode(errors="replace")).hexdigest()[:16]
