@@ -164,6 +164,50 @@ def test_a_training_whose_tracker_fails_goes_on_to_its_end(training_folder):
     assert len(read_history(training_folder / "history.jsonl")) == trainer.current_epoch > 1
 
 
+# --- patches that grow ------------------------------------------------------------------------
+
+
+def test_patches_are_small_for_a_share_of_the_time_and_then_those_of_the_plan(training_folder):
+    trainer = make_trainer(training_folder, growth=0.5)
+
+    witness = train(trainer)
+
+    sides = [shape[-1] for shape in witness.shapes]
+    assert sides == [12] * (ASKED_S // 2) + [16] * (ASKED_S // 2)
+    assert witness.troubles == []
+    assert trainer.configuration_manager.patch_size == PATCH
+
+
+def test_an_interrupted_training_goes_on_with_the_patch_that_is_due(training_folder):
+    train_until(make_trainer(training_folder, growth=0.5), 6)
+    early = train(make_trainer(training_folder, growth=0.5))
+
+    assert read_checkpoint(training_folder / "checkpoint.pth")["patch_size"] == PATCH
+    assert [shape[-1] for shape in early.shapes] == [12] * 6 + [16] * 12
+
+
+def test_patches_grow_no_larger_than_the_memory_allows(training_folder):
+    trainer = make_trainer(training_folder, growth=0.5)
+    limit_memory(trainer, 14**3, torch.OutOfMemoryError("CUDA out of memory"))
+
+    witness = train(trainer)
+
+    done = [shape for shape in witness.shapes if math.prod(shape) <= 14**3]
+    assert len(done) == trainer.progress.iterations == ASKED_S
+    assert done[0] == (1, 1, 12, 12, 12)
+    assert done[-1][0] == 1
+    assert 12**3 < math.prod(done[-1]) <= 14**3
+    assert trainer.clock.used_s == ASKED_S
+
+
+def test_what_is_compiled_keeps_its_patch(training_folder):
+    setup = make_setup(training_folder, asked_s=ASKED_S, recipe=Recipe(growth=0.5), compiled=True)
+    trainer = make_tiny_trainer(setup)
+    trainer._do_i_compile = lambda: False
+
+    assert {shape[-1] for shape in train(trainer).shapes} == {16}
+
+
 # --- a loss that explodes ----------------------------------------------------------------------
 
 

@@ -29,6 +29,8 @@ class Recipe:
         mirroring: Whether patches are mirrored in training, and images in prediction.
         augmentation: Factor on the probabilities of nnU-Net's augmentations, in [0, 2].
         oversampling: Share of the patches that are centred on a labelled voxel, in [0, 1].
+        growth: Share of the time in which patches are about half as large as those of the plan,
+            in [0, 1).
         averaging: Width of the running average of the weights as a share of the steps so far, in
             (0, 1); 0 for none.
     """
@@ -40,6 +42,7 @@ class Recipe:
     mirroring: bool = True
     augmentation: float = 1.0
     oversampling: float = 0.33
+    growth: float = 0.0
     averaging: float = 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from nnunet_medseg.budget.epochs import (
     iterations_of_next_epoch,
     nominal_epoch_s,
 )
+from nnunet_medseg.budget.growth import small_patch
 from nnunet_medseg.budget.overhead import Allowance
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
@@ -185,6 +186,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.average: list[torch.Tensor] | None = None
         self.is_cut_off = False
         self._loading_failures = 0
+        # The patch of the plan, or what the memory has room for.
+        self._whole_patch = [int(side) for side in self.configuration_manager.patch_size]
         if setup.device.kind == "cuda":
             # nnU-Net forces the first GPU.
             torch.cuda.set_device(setup.device.index)
@@ -250,13 +253,29 @@ class BudgetedTrainer(nnUNetTrainer):
         should_stop: Callable[[], bool],
         on_trouble: Callable[[str], None],
     ) -> None:
+        is_small = self._fit_patch()
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
-        while self._goes_on():
+        while self._goes_on() and is_small == self._is_small():
             losses = self._run_iterations(self._next_iterations(), on_iteration, should_stop)
             if self.rescue.is_exploded(losses):
                 on_trouble(self._go_back())
             else:
                 on_epoch(self._close_epoch(losses))
+
+    def _is_small(self) -> bool:
+        """Tell whether patches have still to grow."""
+        # What has been compiled would be compiled again.
+        return not self.setup.compiled and self.clock.share < self.setup.recipe.growth
+
+    def _fit_patch(self) -> bool:
+        """Take the patch that is due, and return whether it is still to grow."""
+        is_small, whole = self._is_small(), self._whole_patch
+        patch = small_patch(whole, self._strides()) if is_small else whole
+        before = [int(side) for side in self.configuration_manager.patch_size]
+        # Until it has been measured, a step takes as long as it has voxels.
+        self.progress.iteration_s *= math.prod(patch) / math.prod(before)
+        self._resize(self.batch_size, patch)
+        return is_small
 
     def _goes_on(self) -> bool:
         # A training that had come to its end stays there, though more time is given now: its
@@ -301,8 +320,11 @@ class BudgetedTrainer(nnUNetTrainer):
         """Make batch or patch smaller; return what to tell the user."""
         patch = [int(side) for side in self.configuration_manager.patch_size]
         configuration = self.configuration_manager.configuration
+        had = list(patch)
         batch, patch = smaller_batch(int(configuration["batch_size"]), patch, self._strides())
         self._resize(batch, patch)
+        if patch != had:
+            self._whole_patch = patch
         self.optimizer.zero_grad(set_to_none=True)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -326,6 +348,10 @@ class BudgetedTrainer(nnUNetTrainer):
         if math.isnan(step_s):
             return PROBE_ITERATIONS
         count = iterations_of_next_epoch(self.clock.left_s, step_s, self.clock.asked_s)
+        if self._is_small():
+            share = self.clock.share
+            until_s = (self.setup.recipe.growth - share) / (1 - share) * self.clock.left_s
+            count = min(count, math.ceil(until_s / step_s))
         # After an interruption the machine may be another, or busier: measure anew.
         return count if self.progress.is_measured else min(count, PROBE_ITERATIONS)
 
@@ -507,7 +533,7 @@ class BudgetedTrainer(nnUNetTrainer):
             "seen": dict(self.progress.seen),
             "first_loss": self.rescue.first_loss,
             "batch_size": int(self.configuration_manager.batch_size),
-            "patch_size": [int(side) for side in self.configuration_manager.patch_size],
+            "patch_size": self._whole_patch,
             "average": self.average,
             "used_s": self.clock.used_s,
             "share": self.clock.share,
@@ -534,7 +560,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.setbacks = content["setbacks"]
         self.progress.seen = Counter(content["seen"])
         self.rescue.first_loss = content["first_loss"]
-        self._resize(content["batch_size"], content["patch_size"])
+        self._whole_patch = list(content["patch_size"])
+        self._resize(content["batch_size"], self._whole_patch)
         if content["average"] is not None:
             place = next(self._bare_network().parameters()).device
             self.average = [average.to(place) for average in content["average"]]
