@@ -7,20 +7,23 @@ Each line of JOBS names a dataset of bench/datasets.py, a number of steps, a see
 
     {"dataset": "organs", "steps": 300, "seed": 1, "recipe": {"mirroring": false}, "size": {}}
 
-The real trainer runs, on a clock that counts steps, so that other programs on the machine do not
-change the result. One line a job is added to bench/results/screen.jsonl: Dice on the held-out
-cases, whole images, of the last weights and of their running average. Jobs that are already there
-are passed over; several processes may share a list.
+The real trainer runs, on a clock that counts steps of whole patches, a smaller patch as its part of
+the voxels, so that other programs on the machine do not change the result. One line a job is added
+to bench/results/screen.jsonl: Dice on the held-out cases, whole images, of the last weights and of
+their running average. Jobs that are already there are passed over; several processes may
+share a list.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +95,12 @@ def run(job: dict[str, Any], root: Path, threads: int) -> dict[str, Any]:
         trainer.use_average()
         result["average"] = evaluate(measured, trainer, plans, configuration)
     facts = {"patch": chosen["patch_size"], "spacing": chosen["spacing"]}
-    facts |= {"batch": chosen["batch_size"], "train_s": seconds, "threads": threads}
+    facts |= {
+        "iterations": trainer.progress.iterations,
+        "batch": chosen["batch_size"],
+        "train_s": seconds,
+        "threads": threads,
+    }
     return job | facts | result
 
 
@@ -163,10 +171,22 @@ def train(
     trainer = make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
     torch.set_num_threads(threads)
     started = time.monotonic()
-    # Steps are seconds here.
-    trainer.clock = TrainingClock(job["steps"], now=lambda: trainer.progress.iterations)
+    trainer.clock = TrainingClock(job["steps"], now=count_work(trainer))
     trainer.run_training()
     return trainer, round(time.monotonic() - started, 1)
+
+
+def count_work(trainer: Any) -> Callable[[], float]:
+    """Return a clock of a training, on which a step of whole patches takes a second."""
+    whole = math.prod(trainer.configuration_manager.patch_size)
+    own, done = trainer.train_step, [0.0]
+
+    def step(batch: dict[str, Any]) -> Any:
+        done[0] += batch["data"][0, 0].numel() / whole
+        return own(batch)
+
+    trainer.train_step = step
+    return lambda: done[0]
 
 
 def evaluate(run: Run, trainer: Any, plans: Any, configuration: str) -> dict[str, Any]:

@@ -18,6 +18,11 @@ def test_short_trainings_do_not_mirror_and_long_ones_do():
     assert choose_recipe(MIRRORING_STEPS).mirroring
 
 
+def test_short_trainings_begin_with_smaller_patches():
+    assert 0 < choose_recipe(500).growth < 1
+    assert choose_recipe(MIRRORING_STEPS).growth == choose_fine_tuning(500).growth == 0
+
+
 def test_a_recipe_comes_back_from_a_file():
     recipe = choose_recipe(100)
 
@@ -29,9 +34,8 @@ def test_a_training_from_a_model_has_a_lower_rate_that_rises_more_slowly():
 
     assert tuned.peak_rate < scratch.peak_rate
     assert tuned.warm_up_share > scratch.warm_up_share
-    assert (
-        replace(tuned, peak_rate=scratch.peak_rate, warm_up_share=scratch.warm_up_share) == scratch
-    )
+    other = {name: getattr(scratch, name) for name in ("peak_rate", "warm_up_share", "growth")}
+    assert replace(tuned, **other) == scratch
 
 
 def test_long_trainings_from_a_model_mirror_too():

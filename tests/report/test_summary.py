@@ -13,6 +13,7 @@ from nnunet_medseg.bundle.manifest import (
     EvaluationFacts,
     LabelFacts,
     Manifest,
+    PlanFacts,
     SplitFacts,
     stock_command,
 )
@@ -157,6 +158,20 @@ def test_the_summary_tells_quality_training_labels_times_and_findings(tmp_path, 
     assert text.index("check ") < text.index("train ")
     assert (findings or ["none"])[0] in text
     assert stock_command(["0"], "cpu") in text
+
+
+@pytest.mark.parametrize("growth", [0.6, 0.0])
+def test_the_summary_says_for_how_long_patches_were_smaller_than_the_plans(tmp_path, growth):
+    plan = PlanFacts(size="patch 28 x 40 x 40", reason="why", forecast_step_s=1, forecast_steps=600)
+    recipe = {"mirroring": False, "growth": growth}
+    training = make_facts()["training"].model_copy(update={"recipe": recipe})
+    manifest = make_manifest(plan=plan, training=training)
+
+    write_summary(tmp_path / "summary.txt", manifest, {}, [])
+
+    text = (tmp_path / "summary.txt").read_text(encoding="utf-8")
+    assert "Plan        patch 28 x 40 x 40, without mirroring\n            why\n" in text
+    assert ("smaller patches for the first 60% of the time" in text) == (growth > 0)
 
 
 def test_a_cross_validation_says_that_the_ensemble_was_not_measured():

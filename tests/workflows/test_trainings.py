@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from makers import write_patients
 
+from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.checked import Checked, Wishes, check_dataset, load_checked, save_checked
 from nnunet_medseg.dataset.intake import read_dataset
@@ -24,6 +25,7 @@ from nnunet_medseg.workflows.stages.common import (
     ended_early,
     evaluates_all,
     handed_over,
+    recipe_of,
     split_of,
     trainings_of,
 )
@@ -431,3 +433,10 @@ def test_time_used_before_an_interruption_comes_on_top(tmp_path):
 
     assert training_time_s(run, training, used_s=60.0) == pytest.approx(fresh + 60)
     assert training_time_s(with_deadline(run, 1.0), training, used_s=600.0) == 600
+
+
+def test_a_patch_that_was_asked_for_is_the_one_that_is_trained_on():
+    chosen = Recipe(growth=0.6)
+
+    assert recipe_of(read_train_options(), chosen).growth == 0.6
+    assert recipe_of(read_train_options(patch_size="32x32x32"), chosen).growth == 0

@@ -253,29 +253,28 @@ class BudgetedTrainer(nnUNetTrainer):
         should_stop: Callable[[], bool],
         on_trouble: Callable[[str], None],
     ) -> None:
-        is_small = self._fit_patch()
+        patch = self._due_patch()
+        self._take_patch(patch)
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
-        while self._goes_on() and is_small == self._is_small():
+        while self._goes_on() and patch == self._due_patch():
             losses = self._run_iterations(self._next_iterations(), on_iteration, should_stop)
             if self.rescue.is_exploded(losses):
                 on_trouble(self._go_back())
             else:
                 on_epoch(self._close_epoch(losses))
 
-    def _is_small(self) -> bool:
-        """Tell whether patches have still to grow."""
+    def _due_patch(self) -> list[int]:
+        """Return the patch for now: smaller than the plan's for a share of the time."""
         # What has been compiled would be compiled again.
-        return not self.setup.compiled and self.clock.share < self.setup.recipe.growth
+        if self.setup.compiled or self.clock.share >= self.setup.recipe.growth:
+            return self._whole_patch
+        return small_patch(self._whole_patch, self._strides())
 
-    def _fit_patch(self) -> bool:
-        """Take the patch that is due, and return whether it is still to grow."""
-        is_small, whole = self._is_small(), self._whole_patch
-        patch = small_patch(whole, self._strides()) if is_small else whole
+    def _take_patch(self, patch: list[int]) -> None:
         before = [int(side) for side in self.configuration_manager.patch_size]
         # Until it has been measured, a step takes as long as it has voxels.
         self.progress.iteration_s *= math.prod(patch) / math.prod(before)
         self._resize(self.batch_size, patch)
-        return is_small
 
     def _goes_on(self) -> bool:
         # A training that had come to its end stays there, though more time is given now: its
@@ -348,7 +347,7 @@ class BudgetedTrainer(nnUNetTrainer):
         if math.isnan(step_s):
             return PROBE_ITERATIONS
         count = iterations_of_next_epoch(self.clock.left_s, step_s, self.clock.asked_s)
-        if self._is_small():
+        if self._due_patch() != self._whole_patch:
             share = self.clock.share
             until_s = (self.setup.recipe.growth - share) / (1 - share) * self.clock.left_s
             count = min(count, math.ceil(until_s / step_s))

@@ -141,11 +141,17 @@ def _deadline_lines(manifest: Manifest) -> list[str]:
 def _plan_lines(manifest: Manifest) -> list[str]:
     if manifest.plan is None:
         return []
-    mirroring = "with" if manifest.training.recipe.get("mirroring") else "without"
-    return [
+    recipe = manifest.training.recipe
+    mirroring = "with" if recipe.get("mirroring") else "without"
+    lines = [
         f"Plan        {manifest.plan.size}, {mirroring} mirroring",
         f"            {manifest.plan.reason}",
     ]
+    if recipe.get("growth"):
+        lines.append(
+            f"            smaller patches for the first {recipe['growth']:.0%} of the time"
+        )
+    return lines
 
 
 def _start_lines(manifest: Manifest) -> list[str]:

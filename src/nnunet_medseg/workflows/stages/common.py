@@ -98,6 +98,8 @@ def recipe_of(options: TrainOptions, chosen: Recipe) -> Recipe:
         "augmentation": options.augmentation,
         "oversampling": options.oversampling,
         "mirroring": AUTO if options.mirroring == AUTO else options.mirroring == "on",
+        # A patch that was asked for is the one that is trained on.
+        "growth": AUTO if options.patch_size == AUTO else 0.0,
     }
     return replace(chosen, **{name: value for name, value in given.items() if value != AUTO})
 
