@@ -39,8 +39,8 @@ def test_the_layout_its_reason_and_the_pairs_are_shown(tmp_path, capsys, name):
     ("name", "kinds"),
     [
         ("flat", ".nii.gz"),
-        ("dicom", "DICOM"),
-        ("dicom_with_label_maps", ".nii.gz, DICOM"),
+        ("dicom", "DICOM files"),
+        ("dicom_with_label_maps", ".nii.gz, DICOM files"),
     ],
 )
 def test_the_formats_are_named(tmp_path, capsys, name, kinds):

@@ -183,7 +183,7 @@ def _examine(
     if outcome.checked is None:
         raise _refusal(outcome)
     # DICOM is what has no ending of ours.
-    kinds = {extension_of(path) or "DICOM" for case in dataset.cases for path in case.files}
+    kinds = {extension_of(path) or "DICOM files" for case in dataset.cases for path in case.files}
     shown = ", ".join(sorted(kinds))
     console.detail(f"{console.counted(len(dataset.cases), 'case')} ({shown})")
     _show_plan(outcome.checked, outcome.channel_reason)
