@@ -7,7 +7,6 @@ another one.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ from nnunet_medseg.dataset.layouts.listing import (
     other_files,
     subfolders,
 )
-from nnunet_medseg.dataset.layouts.patient_folders import HELD_OUT_STEMS
+from nnunet_medseg.dataset.layouts.patient_folders import begins_as_held_out
 from nnunet_medseg.dataset.structures import name_key, name_structures, usual_names
 from nnunet_medseg.volume.dicom.index import (
     Index,
@@ -138,7 +137,7 @@ def _case(drawn: _Drawn, source: str, values: dict[str, int]) -> Case:
         source,
         (drawn.series.files[0],),
         label,
-        is_held_out=re.split(r"[\W_]", label.stem.lower())[0] in HELD_OUT_STEMS,
+        is_held_out=begins_as_held_out(label),
         patient=drawn.series.patient,
         series=(drawn.series.files,),
         structures=tuple(structures),

@@ -6,7 +6,6 @@ has one below; among several, to the one in a folder of its name.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from nnunet_medseg.dataset.layouts.listing import (
     subfolders,
 )
 from nnunet_medseg.dataset.layouts.pairing import is_label_map, label_core, several_label_maps
-from nnunet_medseg.dataset.layouts.patient_folders import HELD_OUT_STEMS, LABEL_STEM
+from nnunet_medseg.dataset.layouts.patient_folders import LABEL_STEM, begins_as_held_out
 from nnunet_medseg.volume import EXTENSIONS
 from nnunet_medseg.volume.dicom.index import Series
 
@@ -97,7 +96,7 @@ def _case(series: Series, source: str, label: Path) -> Case:
         source,
         (series.files[0],),
         label,
-        is_held_out=re.split(r"[\W_]", stem_of(label).lower())[0] in HELD_OUT_STEMS,
+        is_held_out=begins_as_held_out(label),
         patient=series.patient,
         series=(series.files,),
     )

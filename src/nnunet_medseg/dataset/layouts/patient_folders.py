@@ -30,7 +30,15 @@ from nnunet_medseg.dataset.layouts.pairing import (
     twins,
 )
 
-__all__ = ["DESCRIPTION", "NAME", "images_of", "name_channels", "read", "recognise"]
+__all__ = [
+    "DESCRIPTION",
+    "NAME",
+    "begins_as_held_out",
+    "images_of",
+    "name_channels",
+    "read",
+    "recognise",
+]
 
 NAME = "patient folders"
 DESCRIPTION = (
@@ -120,6 +128,11 @@ def _read_patient(folder: Path, files: Sequence[Path]) -> tuple[Case | None, lis
     if problems:
         return None, problems
     return Case("", folder.name, images, labels[0], _is_held_out(labels[0])), []
+
+
+def begins_as_held_out(label: Path) -> bool:
+    """Tell whether the first word of a file's name marks its patient as held out."""
+    return re.split(r"[\W_]", stem_of(label).lower())[0] in HELD_OUT_STEMS
 
 
 def _is_held_out(label: Path) -> bool:
