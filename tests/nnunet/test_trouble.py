@@ -563,6 +563,20 @@ def test_too_short_a_time_names_what_the_user_gave_and_what_would_do(
     assert caught.value.fix.startswith(fix)
 
 
+def test_a_time_that_was_over_before_the_first_step_is_too_short_as_well(training_folder):
+    trainer = make_tiny_trainer(make_setup(training_folder, asked_s=12.0))
+    prepare = trainer.prepare_network
+
+    def prepare_slowly() -> None:
+        prepare()
+        trainer.clock.start(used_before_s=13.0)
+
+    trainer.prepare_network = prepare_slowly
+
+    with pytest.raises(BudgetError, match="is too short: an iteration takes"):
+        train(trainer)
+
+
 # --- workers -----------------------------------------------------------------------------------
 
 # A worker that ends while nnU-Net takes a batch from it leaves an error in a thread of nnU-Net.

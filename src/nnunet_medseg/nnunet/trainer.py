@@ -277,6 +277,9 @@ class BudgetedTrainer(nnUNetTrainer):
         self._resize(self.batch_size, patch)
 
     def _goes_on(self) -> bool:
+        if self.progress.iterations == 0:
+            # Also when the start took all of the time: the first steps tell how much is needed.
+            return True
         # A training that had come to its end stays there, though more time is given now: its
         # learning rate is zero.
         is_over = self.is_cut_off or self.current_epoch >= MAX_EPOCHS or self.clock.share >= 1.0
