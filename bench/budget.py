@@ -1,13 +1,15 @@
 """Dice against minutes: this program beside stock nnU-Net, on the same cases, split and device.
 
     .venv/bin/python bench/budget.py stock DATASET [--minutes 1,2,5,10,20] [--seed 1]
+    .venv/bin/python bench/budget.py stock_1epoch DATASET [--seed 1]
     .venv/bin/python bench/budget.py ours  DATASET [--minutes 1,2,5,10] [--seed 1] [--plan auto]
     .venv/bin/python bench/budget.py table
 
 DATASET is a name of bench/datasets.py, or a folder of patient folders with `train.*` and
 `validate.*` labels. `ours` is one whole command a budget. `stock` is one run of nnU-Net's own
 trainer with its own plans, whose weights are evaluated at each of the minutes with the clock
-stopped: its schedule does not know when it ends. Both are scored on whole held-out images on their
+stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's own short trainer, one
+epoch of 250 steps, however long that takes. All are scored on whole held-out images on their
 own grid by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints
 all lines and draws docs/images/budget.svg.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -24,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,29 +45,31 @@ FIGURE = HERE.parent / "docs" / "images" / "budget.svg"
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("ours", "stock", "table", "_stock"))
+    parser.add_argument("what", choices=("ours", "stock", "stock_1epoch", "table"))
     parser.add_argument("dataset", nargs="?")
     parser.add_argument("--minutes", default=None)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plan", default="auto")
+    parser.add_argument("--inside", action="store_true", help="in the process of stock nnU-Net")
     given = parser.parse_args()
     if given.what == "table":
         show()
         return
-    minutes = [float(text) for text in (given.minutes or "1,2,5,10").split(",")]
+    usual = "1,2,5,10" if given.what == "ours" else "1,2,5,10,20"
+    minutes = [float(text) for text in (given.minutes or usual).split(",")]
     if given.what == "ours":
         for each in minutes:
             add(run_ours(given.dataset, each, given.seed, given.plan))
-    elif given.what == "stock":
-        run_stock_apart(given)
+    elif not given.inside:
+        run_stock_apart()
     else:
-        run_stock(given.dataset, minutes, given.seed)
+        run_stock(given.what, given.dataset, minutes, given.seed)
 
 
-def add(record: dict[str, Any]) -> None:
+def add(record: dict[str, Any], results: Path = RESULTS) -> None:
     record |= {"date": time.strftime("%Y-%m-%d"), "cores": len(os.sched_getaffinity(0))}
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a", encoding="utf-8") as lines:
+    results.parent.mkdir(exist_ok=True)
+    with results.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(record, sort_keys=True) + "\n")
     shown = {key: value for key, value in record.items() if key != "cases"}
     print(json.dumps(shown, sort_keys=True), flush=True)
@@ -120,21 +126,20 @@ def cases_of(rows: list[str]) -> dict[str, float]:
 # --- stock -------------------------------------------------------------------------------------
 
 
-def run_stock_apart(given: argparse.Namespace) -> None:
+def run_stock_apart() -> None:
     """Run in a fresh process, with the settings that nnU-Net reads when it is imported."""
-    command = [sys.executable, __file__, "_stock", given.dataset, "--seed", str(given.seed)]
-    minutes = given.minutes or "1,2,5,10,20"
     settings = {"nnUNet_compile": "f", "nnUNet_n_proc_DA": str(len(os.sched_getaffinity(0)))}
-    subprocess.run([*command, "--minutes", minutes], env=os.environ | settings, check=True)
+    command = [sys.executable, *sys.argv, "--inside"]
+    subprocess.run(command, env=os.environ | settings, check=True)
 
 
-def run_stock(dataset: str, minutes: list[float], seed: int) -> None:
+def run_stock(what: str, dataset: str, minutes: list[float], seed: int) -> None:
     name, options = name_and_options(dataset)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         raw = write_raw(dataset, root, {"dataset_name": name, "fold": "0", **options})
         plans = plan_with_stock(root)
-        train_stock(plans, raw, minutes, {"what": "stock", "dataset": name, "seed": seed})
+        train_stock(plans, raw, minutes, {"what": what, "dataset": name, "seed": seed})
 
 
 def write_raw(dataset: str, root: Path, options: dict[str, str]) -> Path:
@@ -187,47 +192,70 @@ def train_stock(
     plans: dict[str, Any], raw: Path, minutes: list[float], facts: dict[str, Any]
 ) -> None:
     import torch
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     from nnunet_medseg.dataset.raw_layout import describe_json
 
-    class Clocked(nnUNetTrainer):
-        """Stock nnU-Net, looked at from outside after each step."""
+    def note(trainer: Any, at: float) -> None:
+        state = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+        record = {"minutes": at, "used_s": trainer.used_s, "steps": trainer.steps}
+        add(facts | record | evaluate(plans, describe_json(raw), state, raw) | {"peak_mb": peak[0]})
 
-        started = paused_s = 0.0
+    torch.manual_seed(facts["seed"])
+    np.random.seed(facts["seed"])
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    is_short = facts["what"] == "stock_1epoch"
+    trainer = make_clocked(plans, raw, [math.inf] if is_short else minutes, note, is_short=is_short)
+    with peak_memory() as peak:
+        try:
+            trainer.run_training()
+            note(trainer, round(trainer.used_s / 60, 1))
+        except TimeOverError:
+            for loader in (trainer.dataloader_train, trainer.dataloader_val):
+                loader._finish()
+
+
+def make_clocked(
+    plans: dict[str, Any],
+    raw: Path,
+    minutes: list[float],
+    note: Callable[[Any, float], None],
+    *,
+    is_short: bool,
+) -> Any:
+    """Return stock nnU-Net's trainer, looked at from outside after each step."""
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import (
+        nnUNetTrainer_1epoch,
+    )
+
+    class Clocked(nnUNetTrainer_1epoch if is_short else nnUNetTrainer):  # type: ignore[misc]
+        """Says at each of the minutes how good it is, with the clock stopped."""
+
+        paused_s = 0.0
         steps = 0
+
+        @property
+        def used_s(self) -> float:
+            return time.monotonic() - started - self.paused_s
 
         def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
             done = super().train_step(batch)
             self.steps += 1
-            used_s = time.monotonic() - self.started - self.paused_s
-            while minutes and used_s >= minutes[0] * 60:
+            while minutes and self.used_s >= minutes[0] * 60:
                 before = time.monotonic()
-                record = {"minutes": minutes.pop(0), "used_s": used_s, "steps": self.steps}
-                add(facts | record | score(self) | {"peak_mb": peak[0]})
+                note(self, minutes.pop(0))
                 self.paused_s += time.monotonic() - before
             if not minutes:
                 raise TimeOverError
             return dict(done)
 
-    def score(trainer: Any) -> dict[str, Any]:
-        state = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
-        return evaluate(plans, describe_json(raw), state, raw)
-
-    torch.manual_seed(facts["seed"])
-    np.random.seed(facts["seed"])
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     description = json.loads((raw / DATASET_NAME / "dataset.json").read_text())
     trainer = Clocked(
         plans | {"continue_training": False}, "3d_fullres", "all", description, torch.device("cpu")
     )
-    trainer.started = time.monotonic()
-    with peak_memory() as peak:
-        try:
-            trainer.run_training()
-        except TimeOverError:
-            for loader in (trainer.dataloader_train, trainer.dataloader_val):
-                loader._finish()
+    started = time.monotonic()
+    return trainer
 
 
 def evaluate(
@@ -270,15 +298,24 @@ def show() -> None:
     lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     # Of ours, those that are trained as it trains now: as the last one was.
     now = [line["recipe"] for line in lines if line["what"] == "ours"][-1]
+    # A run made again, after a change of the program, takes the place of the one before.
+    newest = {
+        (line["dataset"], line["what"], line["minutes"], line["seed"]): line
+        for line in lines
+        if line.get("plan", "auto") == "auto" and line.get("recipe", now) == now
+    }
     runs: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
-    for line in lines:
-        if line.get("plan", "auto") == "auto" and line.get("recipe", now) == now:
-            runs[line["dataset"], line["what"], line["minutes"]].append(line)
+    for key, line in newest.items():
+        runs[key[:3]].append(line)
     print("| dataset | minutes | stock | ours | difference, paired by case (95 %) | faster |")
     print("| --- | --- | --- | --- | --- | --- |")
     for dataset in dict.fromkeys(key[0] for key in runs):
-        for minutes in sorted({key[2] for key in runs if key[0] == dataset}):
+        known = {key[2] for key in runs if key[0] == dataset and key[1] != "stock_1epoch"}
+        for minutes in sorted(known):
             row(runs, dataset, minutes)
+    for (dataset, what, minutes), found in runs.items():
+        if what == "stock_1epoch":
+            print(f"nnUNetTrainer_1epoch, {dataset}, {minutes:g} minutes: {described(found)}")
     draw(runs)
 
 
