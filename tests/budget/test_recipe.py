@@ -23,6 +23,11 @@ def test_short_trainings_begin_with_smaller_patches():
     assert choose_recipe(MIRRORING_STEPS).growth == choose_fine_tuning(500).growth == 0
 
 
+def test_long_trainings_and_those_from_a_model_have_the_weight_decay_of_nnunet():
+    assert choose_recipe(500).weight_decay > choose_recipe(MIRRORING_STEPS).weight_decay == 3e-5
+    assert choose_fine_tuning(500).weight_decay == 3e-5
+
+
 def test_a_recipe_comes_back_from_a_file():
     recipe = choose_recipe(100)
 
@@ -34,7 +39,8 @@ def test_a_training_from_a_model_has_a_lower_rate_that_rises_more_slowly():
 
     assert tuned.peak_rate < scratch.peak_rate
     assert tuned.warm_up_share > scratch.warm_up_share
-    other = {name: getattr(scratch, name) for name in ("peak_rate", "warm_up_share", "growth")}
+    differing = ("peak_rate", "warm_up_share", "growth", "weight_decay")
+    other = {name: getattr(scratch, name) for name in differing}
     assert replace(tuned, **other) == scratch
 
 

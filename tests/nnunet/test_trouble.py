@@ -728,6 +728,27 @@ def test_an_average_from_a_checkpoint_is_where_the_weights_are(training_folder):
     assert {tensor.device.type for tensor in trainer.average} == {"meta"}
 
 
+# --- weight decay ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_weights_decay_as_fast_as_the_recipe_says(training_folder, optimizer):
+    trainer = make_ready_trainer(
+        training_folder, optimizer=optimizer, peak_rate=0.1, weight_decay=0.5
+    )
+    before = [weight.detach().clone() for weight in trainer.network.parameters()]
+    for weight in trainer.network.parameters():
+        weight.grad = torch.zeros_like(weight)
+    rate = trainer.optimizer.param_groups[0]["lr"]
+
+    trainer.optimizer.step()
+
+    # With SGD the decay enters the momentum too (Nesterov): 1 + 0.9 times.
+    lost = rate * 0.5 * (1.9 if optimizer == "sgd" else 1.0)
+    for weight, was in zip(trainer.network.parameters(), before, strict=True):
+        torch.testing.assert_close(weight.detach(), (1 - lost) * was)
+
+
 # --- mirroring and augmentation ----------------------------------------------------------------
 
 

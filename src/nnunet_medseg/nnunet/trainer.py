@@ -58,7 +58,6 @@ MOMENTUM = 0.9
 CACHE_SHARE = 0.25  # of the free memory, for unpacked cases
 UNPACKING_SHARE = 0.01  # of the time
 UNPACKED_BYTES_A_S = 3e8  # one thread, measured: 4e8 and more on a 2-core machine
-ADAMW_WEIGHT_DECAY = 0.01  # torch's own default
 
 # Compiling takes minutes and speeds up what follows; short trainings do not earn it back. Not yet
 # measured on a GPU.
@@ -435,13 +434,13 @@ class BudgetedTrainer(nnUNetTrainer):
         optimizer: torch.optim.Optimizer
         if recipe.optimizer == "adamw":
             optimizer = torch.optim.AdamW(
-                self.network.parameters(), recipe.peak_rate, weight_decay=ADAMW_WEIGHT_DECAY
+                self.network.parameters(), recipe.peak_rate, weight_decay=recipe.weight_decay
             )
         else:
             optimizer = torch.optim.SGD(
                 self.network.parameters(),
                 recipe.peak_rate,
-                weight_decay=self.weight_decay,
+                weight_decay=recipe.weight_decay,
                 momentum=MOMENTUM,
                 nesterov=True,
             )
