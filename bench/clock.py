@@ -1,8 +1,8 @@
 """Whether trainings end when they were told to, also with another program on one of the cores.
 
-    .venv/bin/python bench/clock.py DATASET [--minutes 1,5,20] [--busy]
+    .venv/bin/python bench/clock.py DATASET [busy] [--minutes 1,5,20]
 
-DATASET is a name of bench/datasets.py. Each of the minutes is one whole command. With `--busy`
+DATASET is a name of bench/datasets.py. Each of the minutes is one whole command. With `busy`
 another process computes on one core for half of the time, 20 s on and 20 s off. One line a command
 is added to bench/results/clock.jsonl.
 """
@@ -27,13 +27,14 @@ HALF_S = 20.0
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("dataset")
+    parser.add_argument("busy", nargs="?", choices=("busy",))
     parser.add_argument("--minutes", default="1,5,20")
-    parser.add_argument("--busy", action="store_true")
     given = parser.parse_args()
+    is_busy = given.busy is not None
     for minutes in (float(text) for text in given.minutes.split(",")):
-        with other_program(is_busy=given.busy):
+        with other_program(is_busy=is_busy):
             run = run_ours(given.dataset, minutes, seed=1, plan="auto")
-        record = {"busy": given.busy, "asked_s": 60 * minutes}
+        record = {"busy": is_busy, "asked_s": 60 * minutes}
         record |= {name: run[name] for name in ("dataset", "used_s", "steps", "dice")}
         record["off_s"] = round(record["used_s"] - record["asked_s"], 2)
         record["allowed_s"] = tolerance_s(record["asked_s"], record["used_s"] / record["steps"])
