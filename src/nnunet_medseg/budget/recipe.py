@@ -15,7 +15,7 @@ MIRRORING_STEPS = 25_000
 # docs/concepts/budget.md).
 GROWTH = 0.6
 
-# Better than nnU-Net's 0.00003 on three datasets, if by little, and far from
+# On one of three datasets better than nnU-Net's 0.00003, on none worse beyond noise, and far from
 # 0.02, which is much worse (measured, docs/concepts/budget.md). Its effect grows with the number of
 # steps: long trainings keep nnU-Net's.
 WEIGHT_DECAY = 0.002
