@@ -1,7 +1,8 @@
 """Dice against minutes: this program beside stock nnU-Net, on the same cases, split and device.
 
-    .venv/bin/python bench/budget.py stock DATASET [--minutes 1,2,5,10,20] [--seed 1]
-    .venv/bin/python bench/budget.py stock_1epoch DATASET [--seed 1]
+    .venv/bin/python bench/budget.py stock DATASET [--minutes 1,2,5,10,20] [--seed 1] [--as_cores 2]
+    .venv/bin/python bench/budget.py stock_1epoch DATASET [--seed 1] [--as_cores 2]
+    .venv/bin/python bench/budget.py stock_10000epochs DATASET [--minutes 1,2,5,10,20] [--seed 1]
     .venv/bin/python bench/budget.py ours  DATASET [--minutes 1,2,5,10] [--seed 1] [--plan auto]
     .venv/bin/python bench/budget.py table
 
@@ -9,9 +10,15 @@ DATASET is a name of bench/datasets.py, or a folder of patient folders with `tra
 `validate.*` labels. `ours` is one whole command a budget. `stock` is one run of nnU-Net's own
 trainer with its own plans, whose weights are evaluated at each of the minutes with the clock
 stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's own short trainer, one
-epoch of 250 steps, however long that takes. All are scored on whole held-out images on their
-own grid by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints
-all lines and draws docs/images/budget.svg.
+epoch of 250 steps, however long that takes; `stock_10000epochs` plans for ten times as many epochs
+as stock, which in few epochs is the same. All are scored on whole held-out images on their own grid
+by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints all lines
+and draws docs/images/budget.svg.
+
+All but the table take `--device cuda`. With `--as_cores N` the time of stock on a CPU is not that
+of a clock on the wall, but of the computing of its process, divided by N: as if N cores shared the
+work without any loss, and its workers needed none of them. Other programs then cost it nothing,
+and it is faster than it can be.
 """
 
 from __future__ import annotations
@@ -40,16 +47,19 @@ from nnunet_medseg.run_folder import DATASET_NAME
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "budget.jsonl"
+STOCK_EPOCHS = {"stock": 1000, "stock_1epoch": 1, "stock_10000epochs": 10_000}
 FIGURE = HERE.parent / "docs" / "images" / "budget.svg"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("ours", "stock", "stock_1epoch", "table"))
+    parser.add_argument("what", choices=("ours", *STOCK_EPOCHS, "table"))
     parser.add_argument("dataset", nargs="?")
     parser.add_argument("--minutes", default=None)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plan", default="auto")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--as_cores", type=int, default=0)
     parser.add_argument("--inside", action="store_true", help="in the process of stock nnU-Net")
     given = parser.parse_args()
     if given.what == "table":
@@ -59,15 +69,19 @@ def main() -> None:
     minutes = [float(text) for text in (given.minutes or usual).split(",")]
     if given.what == "ours":
         for each in minutes:
-            add(run_ours(given.dataset, each, given.seed, given.plan))
+            add(run_ours(given.dataset, each, given.seed, given.plan, given.device))
     elif not given.inside:
-        run_stock_apart()
+        run_stock_apart(given.device)
     else:
-        run_stock(given.what, given.dataset, minutes, given.seed)
+        facts = {"what": given.what, "seed": given.seed, "device": given.device}
+        if given.as_cores:
+            facts |= {"cores": given.as_cores, "clock": "work"}
+        run_stock(given.dataset, minutes, facts)
 
 
 def add(record: dict[str, Any], results: Path = RESULTS) -> None:
-    record |= {"date": time.strftime("%Y-%m-%d"), "cores": len(os.sched_getaffinity(0))}
+    record = {"cores": len(os.sched_getaffinity(0))} | record
+    record["date"] = time.strftime("%Y-%m-%d")
     results.parent.mkdir(exist_ok=True)
     with results.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(record, sort_keys=True) + "\n")
@@ -90,7 +104,9 @@ def copy_dataset(dataset: str, folder: Path) -> None:
 # --- ours --------------------------------------------------------------------------------------
 
 
-def run_ours(dataset: str, minutes: float, seed: int, plan: str) -> dict[str, Any]:
+def run_ours(
+    dataset: str, minutes: float, seed: int, plan: str = "auto", device: str = "cpu"
+) -> dict[str, Any]:
     name, options = name_and_options(dataset)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -98,7 +114,7 @@ def run_ours(dataset: str, minutes: float, seed: int, plan: str) -> dict[str, An
         command = [sys.executable, "-m", "nnunet_medseg", "train"]
         command += [str(root / "in"), str(root / "out"), "--evaluate_all"]
         words = {"-d": "Bench", "-t": minutes, "-f": 0, "--seed": seed, "--plan": plan,
-            "-l": options.get("label"), "-i": options.get("image_type"),
+            "--device": device, "-l": options.get("label"), "-i": options.get("image_type"),
             "--work_dir": root / "work"}  # fmt: skip
         command += [str(word) for pair in words.items() if pair[1] is not None for word in pair]
         with peak_memory() as peak:
@@ -107,7 +123,8 @@ def run_ours(dataset: str, minutes: float, seed: int, plan: str) -> dict[str, An
         rows = (root / "out" / "Bench" / "metrics.csv").read_text().splitlines()[1:]
     training = manifest["training"]
     return {
-        "what": "ours", "dataset": name, "minutes": minutes, "seed": seed, "plan": plan,
+        "what": "ours", "device": device, "dataset": name, "minutes": minutes, "seed": seed,
+        "plan": plan,
         "dice": manifest["evaluation"]["mean_dice"], "labels": manifest["evaluation"]["dice"],
         "cases": cases_of(rows), "used_s": training["used_s"], "steps": training["iterations"],
         "peak_mb": peak[0], "planned": manifest["plan"], "recipe": training["recipe"],
@@ -126,20 +143,22 @@ def cases_of(rows: list[str]) -> dict[str, float]:
 # --- stock -------------------------------------------------------------------------------------
 
 
-def run_stock_apart() -> None:
+def run_stock_apart(device: str) -> None:
     """Run in a fresh process, with the settings that nnU-Net reads when it is imported."""
-    settings = {"nnUNet_compile": "f", "nnUNet_n_proc_DA": str(len(os.sched_getaffinity(0)))}
+    settings = {"nnUNet_n_proc_DA": str(len(os.sched_getaffinity(0)))}
+    # On a CPU stock does not compile either.
+    settings |= {"nnUNet_compile": "f"} if device == "cpu" else {}
     command = [sys.executable, *sys.argv, "--inside"]
     subprocess.run(command, env=os.environ | settings, check=True)
 
 
-def run_stock(what: str, dataset: str, minutes: list[float], seed: int) -> None:
+def run_stock(dataset: str, minutes: list[float], facts: dict[str, Any]) -> None:
     name, options = name_and_options(dataset)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         raw = write_raw(dataset, root, {"dataset_name": name, "fold": "0", **options})
         plans = plan_with_stock(root)
-        train_stock(plans, raw, minutes, {"what": what, "dataset": name, "seed": seed})
+        train_stock(plans, raw, minutes, facts | {"dataset": name})
 
 
 def write_raw(dataset: str, root: Path, options: dict[str, str]) -> Path:
@@ -196,15 +215,30 @@ def train_stock(
     from nnunet_medseg.dataset.raw_layout import describe_json
 
     def note(trainer: Any, at: float) -> None:
-        state = {name: tensor.clone() for name, tensor in trainer.network.state_dict().items()}
+        # What is compiled wraps the network whose names a model has.
+        network = getattr(trainer.network, "_orig_mod", trainer.network)
+        state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         record = {"minutes": at, "used_s": trainer.used_s, "steps": trainer.steps}
-        add(facts | record | evaluate(plans, describe_json(raw), state, raw) | {"peak_mb": peak[0]})
+        scores = evaluate(plans, describe_json(raw), state, raw, facts["device"])
+        add(facts | record | scores | {"peak_mb": peak[0]})
 
     torch.manual_seed(facts["seed"])
     np.random.seed(facts["seed"])
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    is_short = facts["what"] == "stock_1epoch"
-    trainer = make_clocked(plans, raw, [math.inf] if is_short else minutes, note, is_short=is_short)
+    # As nnU-Net's own command does (run_training.py of 2.8.1).
+    torch.set_num_threads(1 if facts["device"] == "cuda" else len(os.sched_getaffinity(0)))
+    torch.backends.cudnn.benchmark = facts["device"] == "cuda"
+    epochs = STOCK_EPOCHS[facts["what"]]
+    now = time.monotonic
+    if facts.get("clock") == "work":
+
+        def now() -> float:
+            return time.process_time() / facts["cores"]
+
+    # An epoch that is the only one is a whole training.
+    trainer = make_clocked(
+        plans, raw, [math.inf] if epochs == 1 else minutes, note, now, facts["device"]
+    )
+    trainer.num_epochs = epochs
     with peak_memory() as peak:
         try:
             trainer.run_training()
@@ -219,17 +253,14 @@ def make_clocked(
     raw: Path,
     minutes: list[float],
     note: Callable[[Any, float], None],
-    *,
-    is_short: bool,
+    now: Callable[[], float],
+    device: str,
 ) -> Any:
     """Return stock nnU-Net's trainer, looked at from outside after each step."""
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.training.nnUNetTrainer.variants.training_length.nnUNetTrainer_Xepochs import (
-        nnUNetTrainer_1epoch,
-    )
 
-    class Clocked(nnUNetTrainer_1epoch if is_short else nnUNetTrainer):  # type: ignore[misc]
+    class Clocked(nnUNetTrainer):  # type: ignore[misc]
         """Says at each of the minutes how good it is, with the clock stopped."""
 
         paused_s = 0.0
@@ -237,29 +268,33 @@ def make_clocked(
 
         @property
         def used_s(self) -> float:
-            return time.monotonic() - started - self.paused_s
+            return now() - started - self.paused_s
 
         def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
             done = super().train_step(batch)
             self.steps += 1
             while minutes and self.used_s >= minutes[0] * 60:
-                before = time.monotonic()
+                before = now()
                 note(self, minutes.pop(0))
-                self.paused_s += time.monotonic() - before
+                self.paused_s += now() - before
             if not minutes:
                 raise TimeOverError
             return dict(done)
 
     description = json.loads((raw / DATASET_NAME / "dataset.json").read_text())
     trainer = Clocked(
-        plans | {"continue_training": False}, "3d_fullres", "all", description, torch.device("cpu")
+        plans | {"continue_training": False}, "3d_fullres", "all", description, torch.device(device)
     )
-    started = time.monotonic()
+    started = now()
     return trainer
 
 
 def evaluate(
-    plans: dict[str, Any], description: dict[str, Any], state: dict[str, Any], raw: Path
+    plans: dict[str, Any],
+    description: dict[str, Any],
+    state: dict[str, Any],
+    raw: Path,
+    kind: str,
 ) -> dict[str, Any]:
     """Score weights with nnU-Net's own prediction, mirroring included, as ours are scored."""
     from nnunet_medseg.dataset.raw_layout import read_cases
@@ -267,8 +302,8 @@ def evaluate(
     from nnunet_medseg.nnunet.inference import Model, Segmenter
 
     model = Model(plans, description, "3d_fullres", (0, 1, 2), (state,))
-    device = choose_device("cpu")
-    segmenter = Segmenter(model, device, in_bfloat16=device.has_fast_bf16)
+    device = choose_device(kind)
+    segmenter = Segmenter(model, device, in_bfloat16=kind == "cpu" and device.has_fast_bf16)
     names = {value: name for name, value in description["labels"].items() if value}
     trained = json.loads((raw / DATASET_NAME / "dataset.json").read_text())["dataset"]
     scores = {

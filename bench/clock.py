@@ -33,7 +33,7 @@ def main() -> None:
     is_busy = given.busy is not None
     for minutes in (float(text) for text in given.minutes.split(",")):
         with other_program(is_busy=is_busy):
-            run = run_ours(given.dataset, minutes, seed=1, plan="auto")
+            run = run_ours(given.dataset, minutes, seed=1)
         record = {"busy": is_busy, "asked_s": 60 * minutes}
         record |= {name: run[name] for name in ("dataset", "used_s", "steps", "dice")}
         record["off_s"] = round(record["used_s"] - record["asked_s"], 2)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tiny_model import DESCRIPTION
+from tiny_model import CPU, DESCRIPTION
 from tiny_training import CONFIGURATION, make_setup, make_training_plans
 
 from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.hardware import core_count
 from nnunet_medseg.nnunet import probe
-from nnunet_medseg.nnunet.probe import count_flops, measure_step
-from nnunet_medseg.nnunet.trainer import BudgetedTrainer
+from nnunet_medseg.nnunet.probe import (
+    MAX_STEP_TO_COMPARE_S,
+    count_flops,
+    fastest_threads,
+    measure_step,
+)
+from nnunet_medseg.nnunet.trainer import BudgetedTrainer, make_trainer
 
 
 def make_sized(*, patch=(16, 16, 16), batch: int = 2, width: float = 1.0) -> dict:
@@ -72,7 +79,7 @@ def test_counting_leaves_the_plans_as_they_are():
 # --- time --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
 def test_a_step_takes_some_time(training_folder, optimizer):
     step_s = measure(training_folder, recipe=Recipe(optimizer=optimizer))
 
@@ -123,6 +130,50 @@ def test_fewer_steps_are_done_where_they_take_long(
 
     # Of 60 s, 30 s go into measuring.
     assert measure(training_folder, asked_s=60.0) == expected_s
+
+
+# --- threads -----------------------------------------------------------------------------------
+
+
+def let_threads_take(monkeypatch, seconds: dict[int, float]) -> None:
+    """Let a machine have as many cores as the most threads, and a step take these seconds."""
+    monkeypatch.setattr(probe, "core_count", lambda: max(seconds))
+    monkeypatch.setattr(probe, "measure_step", lambda *given: seconds[given[-1].threads])
+
+
+def threads_on(folder, step_s: float = 0.1, **chosen) -> int | None:
+    plans, setup = make_training_plans(), make_setup(folder, **chosen)
+    return fastest_threads(plans, CONFIGURATION, DESCRIPTION, setup, step_s)
+
+
+def test_as_many_threads_train_as_are_fastest(training_folder, monkeypatch):
+    let_threads_take(monkeypatch, {16: 0.3, 8: 0.2, 4: 0.25})
+
+    assert threads_on(training_folder) == 8
+
+
+def test_threads_are_not_compared_where_a_step_takes_long(training_folder, monkeypatch):
+    let_threads_take(monkeypatch, {16: 3.0, 8: 2.0})
+
+    assert threads_on(training_folder, step_s=2 * MAX_STEP_TO_COMPARE_S) is None
+
+
+def test_on_a_gpu_threads_are_not_compared(training_folder):
+    gpu = replace(CPU, kind="cuda")
+
+    assert threads_on(training_folder, device=gpu) is None
+
+
+def test_a_training_has_as_many_threads_as_were_chosen_and_at_most_one_a_core(training_folder):
+    before = torch.get_num_threads()
+    try:
+        for chosen, expected in ((1, 1), (None, core_count()), (1000, core_count())):
+            setup = make_setup(training_folder, threads=chosen)
+            make_trainer(make_training_plans(), CONFIGURATION, DESCRIPTION, setup)
+
+            assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 # --- memory ------------------------------------------------------------------------------------

@@ -731,7 +731,7 @@ def test_an_average_from_a_checkpoint_is_where_the_weights_are(training_folder):
 # --- weight decay ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
 def test_weights_decay_as_fast_as_the_recipe_says(training_folder, optimizer):
     trainer = make_ready_trainer(
         training_folder, optimizer=optimizer, peak_rate=0.1, weight_decay=0.5

@@ -31,7 +31,8 @@ class Recipe:
     """Everything about a training that is chosen by the steps that fit.
 
     Attributes:
-        optimizer: "sgd" (Nesterov, momentum 0.9) or "adamw".
+        optimizer: "muon", "sgd" (both with Nesterov momentum) or "adamw".
+        momentum: How much of the past steps goes on, in [0, 1); not of "adamw".
         peak_rate: The highest learning rate.
         schedule: Name of the curve that the rate follows; see `budget.schedule`.
         warm_up_share: Share of the time in which the rate rises, in [0, 1).
@@ -46,6 +47,7 @@ class Recipe:
     """
 
     optimizer: str = "sgd"
+    momentum: float = 0.9
     peak_rate: float = 0.05
     schedule: str = "linear"
     warm_up_share: float = 0.02

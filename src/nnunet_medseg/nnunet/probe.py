@@ -15,17 +15,21 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT, measuring_limit_s
-from nnunet_medseg.hardware import free_memory_bytes
+from nnunet_medseg.budget.threads import choose_threads
+from nnunet_medseg.hardware import core_count, free_memory_bytes
 from nnunet_medseg.nnunet.rescue import is_out_of_memory
 from nnunet_medseg.nnunet.trainer import TrainingSetup, make_trainer
 
-__all__ = ["count_flops", "fits_memory", "measure_step"]
+__all__ = ["count_flops", "fastest_threads", "fits_memory", "measure_step"]
 
 # A convolution's output, what the norm and the nonlinearity keep of it, and its gradient.
 BYTES_A_FEATURE = 12
 
 ENOUGH_S = 1.5
 MAX_STEPS = 20
+# So that three steps with all cores and three with half of them take a part of the 30 s that
+# measuring may take at least; a step that takes longer has work for every core.
+MAX_STEP_TO_COMPARE_S = 1.0
 
 
 def count_flops(plans: dict[str, Any], configuration: str, description: dict[str, Any]) -> float:
@@ -104,3 +108,23 @@ def measure_step(
         gc.collect()
         if setup.device.kind == "cuda":
             torch.cuda.empty_cache()
+
+
+def fastest_threads(
+    plans: dict[str, Any],
+    configuration: str,
+    description: dict[str, Any],
+    setup: TrainingSetup,
+    step_s: float,
+) -> int | None:
+    """Return how many threads do a training step fastest on a CPU; None for one on each core.
+
+    Where a step takes longer than a second with all cores, nothing is measured.
+    """
+    if setup.device.kind != "cpu" or step_s > MAX_STEP_TO_COMPARE_S:
+        return None
+
+    def measure(threads: int) -> float:
+        return measure_step(plans, configuration, description, replace(setup, threads=threads))
+
+    return choose_threads(core_count(), measure)

@@ -20,7 +20,7 @@ from nnunet_medseg.budget.size import (
 from nnunet_medseg.errors import UsageError
 from nnunet_medseg.nnunet.planner import PatchTooSmallError
 from nnunet_medseg.nnunet.planning import make_plans
-from nnunet_medseg.nnunet.probe import count_flops, measure_step
+from nnunet_medseg.nnunet.probe import count_flops, fastest_threads, measure_step
 from nnunet_medseg.nnunet.trainer import TrainingSetup
 
 __all__ = ["PlanTask", "Sized", "describe_plan", "plan_for_time"]
@@ -31,11 +31,12 @@ MIN_STAGES = 3  # nnU-Net's loss leaves the coarsest output out, and the one bef
 
 @dataclass(frozen=True)
 class Sized:
-    """Plans, and why they are as large as they are."""
+    """Plans, why they are as large as they are, and how many threads train them."""
 
     plans: dict[str, Any]
     configuration: str
     choice: Choice
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def plan_for_time(
         return task.known[candidate.name]
 
     choice = choose_candidate(list(made), task.setup.asked_s, measure)
-    return Sized(*made[choice.candidate], choice)
+    plans, configuration = made[choice.candidate]
+    threads = fastest_threads(plans, configuration, task.description, task.setup, choice.step_s)
+    return Sized(plans, configuration, choice, threads)
 
 
 def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], str]]:

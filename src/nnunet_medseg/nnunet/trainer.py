@@ -43,6 +43,7 @@ from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
 from nnunet_medseg.nnunet.loading import LoadingError, PatchWorkers
+from nnunet_medseg.nnunet.muon import Muon, is_filter
 from nnunet_medseg.nnunet.rescue import MAX_SETBACKS, Rescue, is_out_of_memory, smaller_batch
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 
@@ -53,8 +54,6 @@ __all__ = [
     "will_compile",
 ]
 
-# nnU-Net's 0.99 averages over about 100 iterations, of which a short training has few.
-MOMENTUM = 0.9
 CACHE_SHARE = 0.25  # of the free memory, for unpacked cases
 UNPACKING_SHARE = 0.01  # of the time
 UNPACKED_BYTES_A_S = 3e8  # one thread, measured: 4e8 and more on a 2-core machine
@@ -91,6 +90,7 @@ class TrainingSetup:
         sharing: How many trainings share what the user gave with -t.
         compiled: Whether the network is compiled first.
         by_deadline: Whether a deadline leaves less time than was asked for.
+        threads: How many train on a CPU; None for one on each core.
     """
 
     device: Device
@@ -107,6 +107,7 @@ class TrainingSetup:
     sharing: int = 1
     compiled: bool = False
     by_deadline: bool = False
+    threads: int | None = None
 
 
 @dataclass
@@ -192,8 +193,9 @@ class BudgetedTrainer(nnUNetTrainer):
             torch.cuda.set_device(setup.device.index)
             self.device = torch.device("cuda", setup.device.index)
             torch.backends.cudnn.benchmark = True
-        # As nnU-Net's own command does (run_training.py of 2.8.1).
-        torch.set_num_threads(1 if setup.device.kind == "cuda" else core_count())
+        # As nnU-Net's own command does (run_training.py of 2.8.1), or fewer on a CPU.
+        on_cpu = min(setup.threads or core_count(), core_count())
+        torch.set_num_threads(1 if setup.device.kind == "cuda" else on_cpu)
         self.dataset_class = PreprocessedCases
 
     # --- the loop ------------------------------------------------------------------------------
@@ -431,17 +433,29 @@ class BudgetedTrainer(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, _ClockedRate]:
         """Return the recipe's optimizer, and the rate that follows the clock."""
         recipe = self.setup.recipe
+        weights = dict(self.network.named_parameters())
         optimizer: torch.optim.Optimizer
-        if recipe.optimizer == "adamw":
+        if recipe.optimizer == "muon":
+            filters = [weight for name, weight in weights.items() if is_filter(name, weight)]
+            others = [weight for name, weight in weights.items() if not is_filter(name, weight)]
+            optimizer = Muon(
+                filters,
+                others,
+                rate=recipe.peak_rate,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                precision=torch.bfloat16 if self.setup.device.has_fast_bf16 else torch.float32,
+            )
+        elif recipe.optimizer == "adamw":
             optimizer = torch.optim.AdamW(
-                self.network.parameters(), recipe.peak_rate, weight_decay=recipe.weight_decay
+                weights.values(), recipe.peak_rate, weight_decay=recipe.weight_decay
             )
         else:
             optimizer = torch.optim.SGD(
-                self.network.parameters(),
+                weights.values(),
                 recipe.peak_rate,
                 weight_decay=recipe.weight_decay,
-                momentum=MOMENTUM,
+                momentum=recipe.momentum,
                 nesterov=True,
             )
         return optimizer, _ClockedRate(optimizer, self._rate)

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnunet_medseg import console
 from nnunet_medseg.budget.fit import measuring_limit_s
-from nnunet_medseg.budget.recipe import Recipe, choose_recipe
+from nnunet_medseg.budget.recipe import choose_recipe
 from nnunet_medseg.budget.size import PlanWish
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.raw_layout import describe_json, read_cases
@@ -121,7 +121,8 @@ def _plan_for_time(run: Run, training: Training) -> Any:
         task = PlanTask(
             DATASET_NAME,
             describe_json(run.folder.raw),
-            training_setup(run, training, Recipe(), run.folder.root, asked_s),
+            # What is short costs most: its optimizer computes more than that of long trainings.
+            training_setup(run, training, choose_recipe(0), run.folder.root, asked_s),
             read_smallest_object_mm3(run.folder.dataset) if is_free else None,
             _wish_of(training.options),
             speeds.known,
@@ -182,6 +183,7 @@ def _write(training: Training, sized: Any) -> None:
             "reason": choice.reason,
             "step_s": choice.step_s if math.isfinite(choice.step_s) else None,
             "steps": choice.steps,
+            "threads": sized.threads,
             "recipe": recipe_of(training.options, choose_recipe(choice.steps)).to_json(),
         },
     )

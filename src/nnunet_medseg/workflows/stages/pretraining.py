@@ -145,7 +145,7 @@ def plan_from_model(run: Run, training: Training) -> None:
     description = describe_json(run.folder.raw)
     with chatter(run.folder.log_file):
         from nnunet_medseg.nnunet.planning import adopt_plans, make_plans, write_plans
-        from nnunet_medseg.nnunet.probe import measure_step
+        from nnunet_medseg.nnunet.probe import fastest_threads, measure_step
         from nnunet_medseg.nnunet.sizing import describe_plan
         from nnunet_medseg.nnunet.transfer import names_of, new_network, transfer
         from nnunet_medseg.nnunet.weights import write_checkpoint
@@ -169,9 +169,12 @@ def plan_from_model(run: Run, training: Training) -> None:
         asked_s = training_time_s(run, training)
         setup = training_setup(run, training, Recipe(), run.folder.root, asked_s)
         step_s = measure_step(plans, name, description, setup)
+        threads = fastest_threads(plans, name, description, setup, step_s)
     steps = steps_that_fit(asked_s, step_s)
-    minutes = f"{round(asked_s / 60, 2):g} min"
-    reason = f"the plan is the model's; about {steps} steps of it fit into {minutes}"
+    reason = (
+        f"the plan is the model's; about {steps} steps of it fit into "
+        f"{round(asked_s / 60, 2):g} min"
+    )
     lines = _describe_transfer(moved)
     for line in (reason, *lines):
         console.detail(line)
@@ -182,6 +185,7 @@ def plan_from_model(run: Run, training: Training) -> None:
             "reason": reason,
             "step_s": step_s if math.isfinite(step_s) else None,
             "steps": steps,
+            "threads": threads,
             "recipe": recipe_of(training.options, choose_fine_tuning(steps)).to_json(),
             "start": {
                 "transferred": moved.transferred,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -131,13 +132,15 @@ def _make_trainer(run: Run, training: Training) -> Any:
         from nnunet_medseg.nnunet.weights import read_checkpoint
 
         plans, configuration = configuration_of(training.folder.root)
-        recipe = Recipe(**read_json(training.folder.plan_file)["recipe"])
+        planned = read_json(training.folder.plan_file)
+        recipe = Recipe(**planned["recipe"])
         preprocess_again(run, training)
         used_s = 0.0
         if training.folder.checkpoint_file.exists():
             used_s = read_checkpoint(training.folder.checkpoint_file)["used_s"]
         asked_s = training_time_s(run, training, used_s)
         setup = training_setup(run, training, recipe, prepared_folder(run, training), asked_s)
+        setup = replace(setup, threads=planned.get("threads"))
         return make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
 
 

@@ -1,0 +1,142 @@
+"""Muon: orthogonal steps for filters, those of SGD for all else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from foreign_models import build_network, plans_of
+
+from nnunet_medseg.nnunet.muon import FILTER_STEP, Muon, filter_step, is_filter
+
+SHAPES = [(8, 4, 3, 3, 3), (32, 1, 3, 3, 3), (4, 8, 2, 2, 2), (6, 5, 3, 3)]
+each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
+
+
+def make_weight(shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.Parameter(torch.randn(shape, generator=generator))
+
+
+def make_optimizer(filters=(), others=(), **chosen):
+    options = {
+        "rate": 0.05,
+        "momentum": 0.9,
+        "weight_decay": 0.0,
+        "precision": torch.float32,
+        **chosen,
+    }
+    return Muon(filters, others, **options)
+
+
+def give_gradients(weights, seed):
+    for number, weight in enumerate(weights):
+        weight.grad = make_weight(weight.shape, 100 * seed + number).detach()
+
+
+@each_shape
+def test_a_step_of_filters_is_nearly_orthogonal_and_of_the_promised_size(shape):
+    step = filter_step(make_weight(shape).detach(), torch.float32)
+
+    rows, columns = step.flatten(1).shape
+    values = torch.linalg.svdvals(step.flatten(1)) / (FILTER_STEP * max(rows, columns) ** 0.5)
+    assert values.min() > 0.6
+    assert values.max() < 1.3
+    assert step.square().mean().sqrt() == pytest.approx(FILTER_STEP, rel=0.2)
+    assert step.shape == shape
+
+
+@each_shape
+def test_a_step_does_not_depend_on_the_size_of_the_gradient(shape):
+    gradient = make_weight(shape).detach()
+
+    small, large = (filter_step(gradient * factor, torch.float32) for factor in (1e-3, 1e3))
+
+    torch.testing.assert_close(small, large)
+
+
+def test_no_gradient_is_no_step():
+    step = filter_step(torch.zeros(8, 4, 3, 3, 3), torch.float32)
+
+    assert torch.equal(step, torch.zeros(8, 4, 3, 3, 3))
+
+
+@each_shape
+def test_filters_go_where_those_of_torch_go(shape):
+    ours, matrix = make_weight(shape), torch.nn.Parameter(make_weight(shape).flatten(1).detach())
+    optimizer = make_optimizer([ours], momentum=0.95, precision=torch.bfloat16, weight_decay=0.1)
+    # It makes steps of 0.2 of its rate, and does not divide its decay by that.
+    ratio = FILTER_STEP / 0.2
+    theirs = torch.optim.Muon(
+        [matrix], 0.05 * ratio, weight_decay=0.1 / ratio, adjust_lr_fn="match_rms_adamw"
+    )
+
+    for seed in range(3):
+        give_gradients([ours], seed)
+        matrix.grad = ours.grad.flatten(1)
+        optimizer.step()
+        theirs.step()
+
+    torch.testing.assert_close(ours.flatten(1), matrix, atol=1e-3, rtol=1e-3)
+
+
+def test_all_else_goes_where_sgd_goes():
+    ours, other = make_weight((8,)), make_weight((8,))
+    optimizer = make_optimizer(others=[ours])
+    sgd = torch.optim.SGD([other], 0.05, momentum=0.9, nesterov=True)
+
+    for seed in range(3):
+        give_gradients([ours], seed)
+        give_gradients([other], seed)
+        optimizer.step()
+        sgd.step()
+
+    torch.testing.assert_close(ours, other)
+
+
+def test_a_weight_without_a_gradient_stays():
+    weight = make_weight((8, 4, 3, 3, 3))
+    optimizer = make_optimizer([weight], weight_decay=0.5)
+
+    optimizer.step()
+
+    assert torch.equal(weight, make_weight((8, 4, 3, 3, 3)))
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("kind", ["PlainConvUNet", "ResidualEncoderUNet"])
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_filters_are_all_convolutions_but_those_of_the_heads(kind, dimensions):
+    network = build_network(plans_of(kind, dimensions))
+
+    filters = {name for name, weight in network.named_parameters() if is_filter(name, weight)}
+
+    heads = {name for name in filters if "seg_layers" in name}
+    convolutions = {
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, torch.nn.modules.conv._ConvNd) and "seg_layers" not in name
+    }
+    # The decoder holds the encoder under a second name.
+    assert filters == {name for name in convolutions if not name.startswith("decoder.encoder")}
+    assert filters
+    assert not heads
+
+
+def test_the_momentum_goes_on_after_an_interruption():
+    shapes = [(8, 4, 3, 3, 3), (8,)]
+    whole, parted = ([make_weight(shape) for shape in shapes] for _ in range(2))
+    steady, first, second = (
+        make_optimizer(weights[:1], weights[1:], weight_decay=0.1)
+        for weights in (whole, parted, parted)
+    )
+
+    for seed in range(4):
+        give_gradients(whole, seed)
+        give_gradients(parted, seed)
+        steady.step()
+        if seed == 2:
+            second.load_state_dict(first.state_dict())
+        (first if seed < 2 else second).step()
+
+    for ours, other in zip(parted, whole, strict=True):
+        assert torch.equal(ours, other)
