@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from nnunet_medseg.budget.recipe import (
-    MIRRORING_STEPS,
+    LONG_STEPS,
     Recipe,
     choose_fine_tuning,
     choose_recipe,
@@ -14,17 +14,22 @@ from nnunet_medseg.budget.recipe import (
 
 
 def test_short_trainings_do_not_mirror_and_long_ones_do():
-    assert not choose_recipe(MIRRORING_STEPS - 1).mirroring
-    assert choose_recipe(MIRRORING_STEPS).mirroring
+    assert not choose_recipe(LONG_STEPS - 1).mirroring
+    assert choose_recipe(LONG_STEPS).mirroring
 
 
 def test_short_trainings_begin_with_smaller_patches():
     assert 0 < choose_recipe(500).growth < 1
-    assert choose_recipe(MIRRORING_STEPS).growth == choose_fine_tuning(500).growth == 0
+    assert choose_recipe(LONG_STEPS).growth == choose_fine_tuning(500).growth == 0
+
+
+def test_short_trainings_take_orthogonal_steps_and_others_those_of_sgd():
+    assert choose_recipe(LONG_STEPS - 1).optimizer == "muon"
+    assert choose_recipe(LONG_STEPS).optimizer == choose_fine_tuning(500).optimizer == "sgd"
 
 
 def test_long_trainings_and_those_from_a_model_have_the_weight_decay_of_nnunet():
-    assert choose_recipe(500).weight_decay > choose_recipe(MIRRORING_STEPS).weight_decay == 3e-5
+    assert choose_recipe(500).weight_decay > choose_recipe(LONG_STEPS).weight_decay == 3e-5
     assert choose_fine_tuning(500).weight_decay == 3e-5
 
 
@@ -39,11 +44,11 @@ def test_a_training_from_a_model_has_a_lower_rate_that_rises_more_slowly():
 
     assert tuned.peak_rate < scratch.peak_rate
     assert tuned.warm_up_share > scratch.warm_up_share
-    differing = ("peak_rate", "warm_up_share", "growth", "weight_decay")
+    differing = ("optimizer", "peak_rate", "warm_up_share", "growth", "weight_decay")
     other = {name: getattr(scratch, name) for name in differing}
     assert replace(tuned, **other) == scratch
 
 
 def test_long_trainings_from_a_model_mirror_too():
-    assert not choose_fine_tuning(MIRRORING_STEPS - 1).mirroring
-    assert choose_fine_tuning(MIRRORING_STEPS).mirroring
+    assert not choose_fine_tuning(LONG_STEPS - 1).mirroring
+    assert choose_fine_tuning(LONG_STEPS).mirroring

@@ -7,18 +7,18 @@ from typing import Any
 
 __all__ = ["Recipe", "choose_fine_tuning", "choose_recipe"]
 
-# A tenth of nnU-Net's own training; up to 2,000 steps it was worse or no better (measured,
-# docs/concepts/budget.md). In between nobody has measured.
-MIRRORING_STEPS = 25_000
+# A tenth of nnU-Net's own training. What short trainings do otherwise was measured up to some
+# thousands of steps (docs/concepts/budget.md); in between nobody has measured.
+LONG_STEPS = 25_000
 
 # Share of the time with small patches: better than none on each of three datasets (measured,
 # docs/concepts/budget.md).
 GROWTH = 0.6
 
-# On one of three datasets better than nnU-Net's 0.00003, on none worse beyond noise, and far from
-# 0.02, which is much worse (measured, docs/concepts/budget.md). Its effect grows with the number of
-# steps: long trainings keep nnU-Net's.
-WEIGHT_DECAY = 0.002
+# Of short trainings, with Muon (measured, docs/concepts/budget.md). The effect of the decay grows
+# with the number of steps: long trainings keep nnU-Net's 0.00003.
+PEAK_RATE = 0.1
+WEIGHT_DECAY = 0.02
 
 # Of 0.001 to 0.05 the best on the hippocampus after 100 and after 400 steps (measured, bench/
 # scenarios.py rates); the differences are small.
@@ -66,7 +66,8 @@ class Recipe:
 def choose_recipe(steps: int) -> Recipe:
     """Return the recipe for a number of steps.
 
-    Short trainings do not mirror: what is left and what is right, in front and behind, is then
+    Short trainings take orthogonal steps, which learn in half as many of them what SGD does. They
+    do not mirror: what is left and what is right, in front and behind, is then
     learned faster, and prediction takes an eighth of the time. nnU-Net's own trainings, of 250,000
     steps, do. Short trainings begin with smaller patches, of which more fit into the time, and
     have a stronger weight decay.
@@ -75,9 +76,15 @@ def choose_recipe(steps: int) -> Recipe:
         >>> choose_recipe(500).mirroring, choose_recipe(100_000).mirroring
         (False, True)
     """
-    if steps >= MIRRORING_STEPS:
+    if steps >= LONG_STEPS:
         return Recipe(mirroring=True)
-    return Recipe(mirroring=False, growth=GROWTH, weight_decay=WEIGHT_DECAY)
+    return Recipe(
+        optimizer="muon",
+        peak_rate=PEAK_RATE,
+        weight_decay=WEIGHT_DECAY,
+        mirroring=False,
+        growth=GROWTH,
+    )
 
 
 def choose_fine_tuning(steps: int) -> Recipe:
@@ -89,5 +96,5 @@ def choose_fine_tuning(steps: int) -> Recipe:
     return Recipe(
         peak_rate=FINE_TUNING_RATE,
         warm_up_share=FINE_TUNING_WARM_UP,
-        mirroring=steps >= MIRRORING_STEPS,
+        mirroring=steps >= LONG_STEPS,
     )

@@ -18,8 +18,8 @@ from nnunet_medseg.nnunet.transfer import HEADS
 
 __all__ = ["Muon", "is_filter"]
 
-# Of a filter's step, the root mean square as a multiple of the rate: at the rate of SGD, 0.05, what
-# AdamW does at 0.003 (measured, docs/concepts/budget.md).
+# Of a filter's step, the root mean square as a multiple of the rate, so that the rates of SGD serve
+# for all weights: at 0.1 a filter goes as far as with AdamW at 0.006 (docs/concepts/budget.md).
 FILTER_STEP = 0.012
 
 # Five rounds of the quintic polynomial bring singular values near 1 (Jordan et al., 2024).
