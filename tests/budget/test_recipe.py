@@ -44,7 +44,7 @@ def test_a_training_from_a_model_has_a_lower_rate_that_rises_more_slowly():
 
     assert tuned.peak_rate < scratch.peak_rate
     assert tuned.warm_up_share > scratch.warm_up_share
-    differing = ("optimizer", "peak_rate", "warm_up_share", "growth", "weight_decay")
+    differing = ("optimizer", "peak_rate", "warm_up_share", "growth", "weight_decay", "averaging")
     other = {name: getattr(scratch, name) for name in differing}
     assert replace(tuned, **other) == scratch
 

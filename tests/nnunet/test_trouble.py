@@ -650,20 +650,43 @@ def test_workers_that_are_killed_again_and_again_end_the_training_with_the_fix(t
 # --- averaging ---------------------------------------------------------------------------------
 
 
-def test_the_average_of_a_training_differs_from_its_weights_and_takes_their_place(
-    training_folder,
-):
+def train_and_watch(trainer: BudgetedTrainer, *, until: int = 1000) -> dict[str, torch.Tensor]:
+    """Train as `train` does; return the weights after the last step."""
+    last: dict[str, torch.Tensor] = {}
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        result = own(batch)
+        last.update(weights_of(trainer))
+        return result
+
+    wrap_step(trainer, step)
+    train(trainer, until=until)
+    return last
+
+
+def test_of_a_training_that_is_cut_off_the_average_becomes_the_model(training_folder):
     trainer = make_trainer(training_folder, averaging=0.3)
-    train(trainer)
-    last = list(weights_of(trainer).values())
-    average = [tensor.clone() for tensor in trainer.average]
 
-    trainer.use_average()
+    last = train_and_watch(trainer, until=10)
 
-    assert any(not torch.equal(*pair) for pair in zip(average, last, strict=False))
+    assert not are_equal(weights_of(trainer), last)
     assert are_finite(weights_of(trainer))
-    for weight, expected in zip(trainer.network.parameters(), average, strict=True):
-        torch.testing.assert_close(weight.detach(), expected, rtol=0, atol=0)
+    for weight, expected in zip(trainer.network.parameters(), trainer.average, strict=True):
+        assert torch.equal(weight.detach(), expected)
+    saved = read_checkpoint(trainer.setup.checkpoint)["network_weights"]
+    assert are_equal(saved, weights_of(trainer))
+
+
+def test_of_a_training_that_came_to_its_end_the_last_weights_are_the_model(training_folder):
+    trainer = make_trainer(training_folder, averaging=0.3)
+
+    last = train_and_watch(trainer)
+
+    assert are_equal(weights_of(trainer), last)
+    assert any(
+        not torch.equal(weight.detach(), average)
+        for weight, average in zip(trainer.network.parameters(), trainer.average, strict=True)
+    )
 
 
 def test_the_average_is_over_a_share_of_the_steps_so_far(training_folder):

@@ -18,7 +18,8 @@ GROWTH = 0.6
 # Of short trainings, with Muon (measured, docs/concepts/budget.md). The effect of the decay grows
 # with the number of steps: long trainings keep nnU-Net's 0.00003.
 PEAK_RATE = 0.1
-WEIGHT_DECAY = 0.02
+WEIGHT_DECAY = 0.05
+AVERAGING = 0.1
 
 # Of 0.001 to 0.05 the best on the hippocampus after 100 and after 400 steps (measured, bench/
 # scenarios.py rates); the differences are small.
@@ -43,7 +44,7 @@ class Recipe:
         growth: Share of the time in which patches are about half as large as those of the plan,
             in [0, 1).
         averaging: Width of the running average of the weights as a share of the steps so far, in
-            (0, 1); 0 for none.
+            (0, 1); 0 for none. It is the model when a training is cut off before its rate is low.
     """
 
     optimizer: str = "sgd"
@@ -84,6 +85,7 @@ def choose_recipe(steps: int) -> Recipe:
         weight_decay=WEIGHT_DECAY,
         mirroring=False,
         growth=GROWTH,
+        averaging=AVERAGING,
     )
 
 

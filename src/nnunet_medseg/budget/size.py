@@ -18,7 +18,7 @@ MAX_RATIO = 2.0
 RESIDUAL_STEPS = 100_000
 OWN_STEPS = 600
 WIDE_STEPS = 400
-NARROW_STEPS = 250
+NARROW_STEPS = 400
 NARROW = 0.5  # of nnU-Net's features; a quarter was worse than half of the patch
 VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 # A ball of twenty voxels across. The organ of the large phantom kept as many and did better than

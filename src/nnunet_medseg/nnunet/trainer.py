@@ -211,8 +211,9 @@ class BudgetedTrainer(nnUNetTrainer):
 
         When the memory does not suffice, the batch becomes smaller, then the patch. When the loss
         explodes, the training goes back to its last good weights with half the learning rate.
-        When a process that loads patches ends or hangs, all are started again. A checkpoint is
-        written at the end, whatever ended the training.
+        When a process that loads patches ends or hangs, all are started again. At the end, whatever
+        ended the training, a checkpoint is written; of a training that was cut off it holds the
+        running average of the weights in their place, if the recipe has one.
 
         Args:
             on_iteration: Called after each iteration with the seconds used.
@@ -245,6 +246,9 @@ class BudgetedTrainer(nnUNetTrainer):
             # Outside of the handler, whose traceback holds on to the memory of the failed step.
             on_trouble(self._shrink())
         # Also after a kill between the last epoch and the journal.
+        if self.is_cut_off:
+            # The rate is still high, and the last weights jump about what they approach.
+            self.use_average()
         self.save_checkpoint(str(self.setup.checkpoint))
 
     def _train_on(
