@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
@@ -75,18 +76,19 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
-                    self._step_one(weight, group)
+                    self._step_one(weight, weight.grad, group)
 
-    def _step_one(self, weight: torch.Tensor, group: dict[str, object]) -> None:
-        rate, momentum, decay = (float(group[name]) for name in ("lr", "momentum", "weight_decay"))  # type: ignore[arg-type]
+    def _step_one(
+        self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
+    ) -> None:
         state = self.state[weight]
-        if "past" not in state:
+        if not state:
             state["past"] = torch.zeros_like(weight)
-        past = state["past"].mul_(momentum).add_(weight.grad)
-        ahead = weight.grad.add(past, alpha=momentum)  # type: ignore[union-attr]
+        past = state["past"].mul_(group["momentum"]).add_(gradient)
+        ahead = gradient.add(past, alpha=group["momentum"])
         if group["is_orthogonal"]:
             ahead = filter_step(ahead, self._precision)
-        weight.mul_(1 - rate * decay).sub_(ahead, alpha=rate)
+        weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(ahead, alpha=group["lr"])
 
 
 def filter_step(gradient: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
