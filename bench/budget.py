@@ -12,10 +12,10 @@ trainer with its own plans, whose weights are evaluated at each of the minutes w
 stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's own short trainer, one
 epoch of 250 steps, however long that takes; `stock_10000epochs` plans for ten times as many epochs
 as stock, which in few epochs is the same. All are scored on whole held-out images on their own grid
-by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints all lines
-and draws docs/images/budget.svg.
+by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints all lines of
+a device, and draws docs/images/budget.svg from those of the CPU.
 
-All but the table take `--device cuda`. With `--as_cores N` the time of stock on a CPU is not that
+All take `--device cuda`. With `--as_cores N` the time of stock on a CPU is not that
 of a clock on the wall, but of the computing of its process, divided by N: as if N cores shared the
 work without any loss, and its workers needed none of them. Other programs then cost it nothing,
 and it is faster than it can be.
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--inside", action="store_true", help="in the process of stock nnU-Net")
     given = parser.parse_args()
     if given.what == "table":
-        show()
+        show(given.device)
         return
     usual = "1,2,5,10" if given.what == "ours" else "1,2,5,10,20"
     minutes = [float(text) for text in (given.minutes or usual).split(",")]
@@ -329,10 +329,14 @@ def evaluate(
 # --- table and figure --------------------------------------------------------------------------
 
 
-def show() -> None:
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+def show(device: str) -> None:
+    every = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+    lines = [line for line in every if line.get("device", "cpu") == device]
+    # A clock on the wall is the better one, where both were used.
+    lines.sort(key=lambda line: line.get("clock") != "work")
     # Of ours, those that are trained as it trains now: as the last one was.
-    now = [line["recipe"] for line in lines if line["what"] == "ours"][-1]
+    ours = [line["recipe"] for line in lines if line["what"] == "ours"]
+    now = ours[-1] if ours else None
     # A run made again, after a change of the program, takes the place of the one before.
     newest = {
         (line["dataset"], line["what"], line["minutes"], line["seed"]): line
@@ -345,13 +349,15 @@ def show() -> None:
     print("| dataset | minutes | stock | ours | difference, paired by case (95 %) | faster |")
     print("| --- | --- | --- | --- | --- | --- |")
     for dataset in dict.fromkeys(key[0] for key in runs):
-        known = {key[2] for key in runs if key[0] == dataset and key[1] != "stock_1epoch"}
+        known = {key[2] for key in runs if key[0] == dataset and key[1] in ("stock", "ours")}
         for minutes in sorted(known):
             row(runs, dataset, minutes)
     for (dataset, what, minutes), found in runs.items():
-        if what == "stock_1epoch":
-            print(f"nnUNetTrainer_1epoch, {dataset}, {minutes:g} minutes: {described(found)}")
-    draw(runs)
+        if what not in ("stock", "ours"):
+            print(f"{what}, {dataset}, {minutes:g} minutes: {described(found)}")
+    print("†: by the computing of the process, with --as_cores")
+    if device == "cpu":
+        draw(runs)
 
 
 def row(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float) -> None:
@@ -370,7 +376,8 @@ def described(runs: list[dict[str, Any]]) -> str:
     values = [run["dice"] for run in runs]
     steps = round(statistics.mean(run["steps"] for run in runs))
     spread = f" ({min(values):.3f} to {max(values):.3f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}, {steps} steps"
+    mark = "†" if any(run.get("clock") == "work" for run in runs) else ""
+    return f"{statistics.mean(values):.3f}{mark}{spread}, {steps} steps"
 
 
 def paired(ours: list[dict[str, Any]], stock: list[dict[str, Any]]) -> str:

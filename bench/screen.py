@@ -10,7 +10,8 @@ Each line of JOBS names a dataset of bench/datasets.py, a number of steps, a see
 The real trainer runs, on a clock that counts steps of whole patches, a smaller patch as its part of
 the voxels, so that other programs on the machine do not change the result. One line a job is added
 to bench/results/screen.jsonl: Dice on the held-out cases, whole images, of the last weights and of
-their running average. Jobs that are already there are passed over; several processes may
+their running average. With `"cut_at": 0.5` a training is ended at half of the steps,
+in the middle of its schedule. Jobs that are already there are passed over; several processes may
 share a list.
 """
 
@@ -172,7 +173,7 @@ def train(
     torch.set_num_threads(threads)
     started = time.monotonic()
     trainer.clock = TrainingClock(job["steps"], now=count_work(trainer))
-    trainer.run_training()
+    trainer.run_training(should_stop=lambda: trainer.clock.share >= job.get("cut_at", math.inf))
     return trainer, round(time.monotonic() - started, 1)
 
 

@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def main() -> None:
 def measure(folder: Path) -> dict[str, Any]:
     import torch
 
-    from nnunet_medseg.budget.recipe import Recipe
+    from nnunet_medseg.budget.recipe import Recipe, choose_recipe
     from nnunet_medseg.hardware import choose_device, core_count
     from nnunet_medseg.nnunet.probe import count_flops, measure_step
     from nnunet_medseg.nnunet.trainer import TrainingSetup
@@ -52,7 +53,7 @@ def measure(folder: Path) -> dict[str, Any]:
     device = choose_device("auto")
     setup = TrainingSetup(
         device=device, asked_s=600.0, seed=0, train=(), watched=(), checkpoint=folder / "c",
-        history=folder / "h", log=folder / "log.txt", recipe=Recipe(mirroring=False),
+        history=folder / "h", log=folder / "log.txt", recipe=choose_recipe(0),
     )  # fmt: skip
     kinds = {"float32": replace(setup, device=replace(device, has_fast_bf16=False))}
     if device.has_fast_bf16:
@@ -61,11 +62,12 @@ def measure(folder: Path) -> dict[str, Any]:
     for _ in range(ROUNDS):
         for kind, chosen in kinds.items():
             best[f"peak {kind}"] = max(best.get(f"peak {kind}", 0), peak_flops(kind, device.kind))
-            for width in (1.0, 0.5):
+            for width, recipe in product((1.0, 0.5), (choose_recipe(0), Recipe(mirroring=False))):
                 plans = make_plans(width)
                 flops = 3 * count_flops(plans, "3d_fullres", DESCRIPTION)
-                step_s = measure_step(plans, "3d_fullres", DESCRIPTION, chosen)
-                name = f"step {kind} width {width:g}"
+                setup = replace(chosen, recipe=recipe)
+                step_s = measure_step(plans, "3d_fullres", DESCRIPTION, setup)
+                name = f"step {kind} width {width:g} {recipe.optimizer}"
                 best[name] = max(best.get(name, 0), flops / step_s)
     return {name: round(value / 1e9) for name, value in best.items()} | {"device": device.name}
 

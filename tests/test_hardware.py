@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import psutil
@@ -48,7 +49,11 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    # What is emulated is supported as well, and slow.
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda *, including_emulation: including_emulation
+    )
 
 
 def test_there_is_a_core():
@@ -126,6 +131,7 @@ def test_a_gpu_is_chosen_by_its_number(two_gpus, wish, index):
     device = choose_device(wish)
 
     assert (device.kind, device.index, device.name) == ("cuda", index, f"GPU {index}")
+    assert not device.has_fast_bf16
 
 
 def test_the_cpu_can_be_chosen_beside_gpus(two_gpus):

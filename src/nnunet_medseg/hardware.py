@@ -142,7 +142,8 @@ def choose_device(wish: str) -> Device:
     if kind == "cpu" or found == 0:
         return Device("cpu", 0, f"CPU with {core_count()} cores", _cpu_has_bf16())
     name = str(torch.cuda.get_device_name(index))
-    has_bf16 = bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    with torch.cuda.device(index):
+        has_bf16 = bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return Device("cuda", index, name, has_bf16)
 
 

@@ -76,7 +76,7 @@ def test_filters_go_where_those_of_torch_go(shape):
         optimizer.step()
         theirs.step()
 
-    torch.testing.assert_close(ours.flatten(1), matrix, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(ours.flatten(1), matrix, atol=2e-4, rtol=0)
 
 
 def test_all_else_goes_where_sgd_goes():
@@ -110,16 +110,13 @@ def test_filters_are_all_convolutions_but_those_of_the_heads(kind, dimensions):
 
     filters = {name for name, weight in network.named_parameters() if is_filter(name, weight)}
 
-    heads = {name for name in filters if "seg_layers" in name}
     convolutions = {
         f"{name}.weight"
         for name, module in network.named_modules()
         if isinstance(module, torch.nn.modules.conv._ConvNd) and "seg_layers" not in name
     }
-    # The decoder holds the encoder under a second name.
-    assert filters == {name for name in convolutions if not name.startswith("decoder.encoder")}
+    assert filters == convolutions
     assert filters
-    assert not heads
 
 
 def test_the_momentum_goes_on_after_an_interruption():

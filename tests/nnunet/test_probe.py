@@ -140,7 +140,7 @@ def let_threads_take(monkeypatch, seconds: dict[int, float]) -> None:
     monkeypatch.setattr(probe, "measure_step", lambda *given: seconds[given[-1].threads])
 
 
-def threads_on(folder, step_s: float = 0.1, **chosen) -> int | None:
+def threads_on(folder, step_s: float = 0.3, **chosen) -> tuple[int | None, float]:
     plans, setup = make_training_plans(), make_setup(folder, **chosen)
     return fastest_threads(plans, CONFIGURATION, DESCRIPTION, setup, step_s)
 
@@ -148,19 +148,27 @@ def threads_on(folder, step_s: float = 0.1, **chosen) -> int | None:
 def test_as_many_threads_train_as_are_fastest(training_folder, monkeypatch):
     let_threads_take(monkeypatch, {16: 0.3, 8: 0.2, 4: 0.25})
 
-    assert threads_on(training_folder) == 8
+    assert threads_on(training_folder) == (8, 0.2)
+
+
+def test_a_thread_on_each_core_needs_no_number(training_folder, monkeypatch):
+    let_threads_take(monkeypatch, {16: 0.3, 8: 0.4})
+
+    # The machine that goes on with the run may have more.
+    assert threads_on(training_folder) == (None, 0.3)
 
 
 def test_threads_are_not_compared_where_a_step_takes_long(training_folder, monkeypatch):
     let_threads_take(monkeypatch, {16: 3.0, 8: 2.0})
 
-    assert threads_on(training_folder, step_s=2 * MAX_STEP_TO_COMPARE_S) is None
+    step_s = 2 * MAX_STEP_TO_COMPARE_S
+    assert threads_on(training_folder, step_s=step_s) == (None, step_s)
 
 
 def test_on_a_gpu_threads_are_not_compared(training_folder):
     gpu = replace(CPU, kind="cuda")
 
-    assert threads_on(training_folder, device=gpu) is None
+    assert threads_on(training_folder, device=gpu) == (None, 0.3)
 
 
 @pytest.mark.parametrize(("chosen", "expected"), [(1, 1), (None, 2), (1000, 2)])
@@ -173,6 +181,14 @@ def test_a_training_has_the_chosen_threads_and_at_most_one_a_core(
     make_trainer(make_training_plans(), CONFIGURATION, DESCRIPTION, setup)
 
     assert torch.get_num_threads() == expected
+
+
+def test_after_measuring_there_is_a_thread_on_each_core_again(training_folder, monkeypatch):
+    monkeypatch.setattr(trainer, "core_count", lambda: 2)
+
+    measure(training_folder, threads=1)
+
+    assert torch.get_num_threads() == 2
 
 
 # --- memory ------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from tiny_model import DESCRIPTION, write_raw_dataset
 from tiny_training import make_setup
 
+from nnunet_medseg.budget.fit import steps_that_fit
 from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize, PlanWish
 from nnunet_medseg.errors import UsageError
 from nnunet_medseg.nnunet import sizing
@@ -93,6 +94,21 @@ def test_a_slow_machine_gets_a_smaller_plan_and_is_told_what_nnunets_would_do(
     assert chosen.size.patch_voxels is not None
     assert sized.choice.steps >= chosen.steps_needed
     assert "steps of nnU-Net's own plan would fit into 5 min" in sized.choice.reason
+
+
+def test_fewer_threads_are_chosen_where_they_are_faster_and_that_is_said(
+    measured, monkeypatch, tmp_path
+):
+    pretend(monkeypatch, gigaflops=20)
+    monkeypatch.setattr(sizing, "fastest_threads", lambda *given: (4, given[-1] / 2))
+
+    sized = plan_on(tmp_path, minutes=5)
+
+    assert sized.threads == 4
+    assert sized.choice.steps == steps_that_fit(300, sized.choice.step_s)
+    assert f"4 threads are faster than one on each core: {sized.choice.steps} do" in (
+        sized.choice.reason
+    )
 
 
 def test_a_very_long_training_gets_a_residual_encoder(measured, monkeypatch, tmp_path):

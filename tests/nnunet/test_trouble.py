@@ -186,6 +186,14 @@ def test_an_interrupted_training_goes_on_with_the_patch_that_is_due(training_fol
     assert [shape[-1] for shape in early.shapes] == [12] * 6 + [16] * 12
 
 
+def test_a_training_that_is_cut_off_early_predicts_with_the_patch_of_the_plan(training_folder):
+    trainer = make_trainer(training_folder, growth=0.5)
+
+    train_until(trainer, 6)
+
+    assert list(trainer.configuration_manager.patch_size) == PATCH
+
+
 def test_patches_grow_no_larger_than_the_memory_allows(training_folder):
     trainer = make_trainer(training_folder, growth=0.5)
     limit_memory(trainer, 14**3, torch.OutOfMemoryError("CUDA out of memory"))
@@ -318,11 +326,14 @@ def test_a_training_that_explodes_after_an_interruption_goes_on_from_its_checkpo
     assert are_finite(weights_of(trainer))
 
 
-def test_an_interruption_does_not_write_weights_that_exploded(training_folder):
-    trainer = make_trainer(training_folder)
+@pytest.mark.parametrize("averaging", [0.0, 0.3])
+def test_an_interruption_does_not_write_weights_that_exploded(training_folder, averaging):
+    trainer = make_trainer(training_folder, averaging=averaging)
     explode(trainer, lambda iteration: iteration == 10)
 
     train_until(trainer, 10)
+    trainer.use_average()
+    trainer.save_checkpoint(str(trainer.setup.checkpoint))
 
     assert are_finite(read_checkpoint(trainer.setup.checkpoint)["network_weights"])
 
@@ -664,10 +675,12 @@ def train_and_watch(trainer: BudgetedTrainer, *, until: int = 1000) -> dict[str,
     return last
 
 
-def test_of_a_training_that_is_cut_off_the_average_becomes_the_model(training_folder):
+def test_the_average_takes_the_place_of_the_weights_also_in_a_checkpoint(training_folder):
     trainer = make_trainer(training_folder, averaging=0.3)
-
     last = train_and_watch(trainer, until=10)
+
+    trainer.use_average()
+    trainer.save_checkpoint(str(trainer.setup.checkpoint))
 
     assert not are_equal(weights_of(trainer), last)
     assert are_finite(weights_of(trainer))
@@ -677,7 +690,21 @@ def test_of_a_training_that_is_cut_off_the_average_becomes_the_model(training_fo
     assert are_equal(saved, weights_of(trainer))
 
 
-def test_of_a_training_that_came_to_its_end_the_last_weights_are_the_model(training_folder):
+def test_a_training_whose_average_was_handed_over_goes_on_from_the_last_weights(training_folder):
+    first = make_trainer(training_folder, averaging=0.3)
+    last = train_and_watch(first, until=10)
+    first.use_average()
+    first.save_checkpoint(str(first.setup.checkpoint))
+    trainer = make_ready_trainer(training_folder, averaging=0.3)
+
+    trainer.load_checkpoint(str(trainer.setup.checkpoint))
+
+    assert are_equal(weights_of(trainer), last)
+
+
+def test_the_last_weights_of_a_training_are_the_model_also_when_there_is_an_average(
+    training_folder,
+):
     trainer = make_trainer(training_folder, averaging=0.3)
 
     last = train_and_watch(trainer)
@@ -749,6 +776,32 @@ def test_an_average_from_a_checkpoint_is_where_the_weights_are(training_folder):
     trainer.load_checkpoint(str(trainer.setup.checkpoint))
 
     assert {tensor.device.type for tensor in trainer.average} == {"meta"}
+
+
+# --- orthogonal steps --------------------------------------------------------------------------
+
+
+def test_orthogonal_steps_train(training_folder):
+    trainer = make_trainer(training_folder, optimizer="muon", peak_rate=0.1, weight_decay=0.05)
+
+    witness = train(trainer)
+
+    assert witness.losses[-1] < witness.losses[0]
+    assert are_finite(weights_of(trainer))
+
+
+def test_orthogonal_steps_go_on_with_the_momentum_of_the_checkpoint(training_folder):
+    first = make_trainer(training_folder, optimizer="muon")
+    train_until(first, 10)
+    trainer = make_ready_trainer(training_folder, optimizer="muon")
+
+    trainer.load_checkpoint(str(trainer.setup.checkpoint))
+
+    before, after = (one.optimizer.state_dict()["state"] for one in (first, trainer))
+    assert before.keys() == after.keys()
+    assert any(bool(state["past"].any()) for state in before.values())
+    for number, state in before.items():
+        assert torch.equal(after[number]["past"], state["past"])
 
 
 # --- weight decay ------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Recipe:
         growth: Share of the time in which patches are about half as large as those of the plan,
             in [0, 1).
         averaging: Width of the running average of the weights as a share of the steps so far, in
-            (0, 1); 0 for none. It is the model when a training is cut off before its rate is low.
+            (0, 1); 0 for none. It is the model when a training is cut off.
     """
 
     optimizer: str = "sgd"
@@ -68,10 +68,9 @@ def choose_recipe(steps: int) -> Recipe:
     """Return the recipe for a number of steps.
 
     Short trainings take orthogonal steps, which learn in half as many of them what SGD does. They
-    do not mirror: what is left and what is right, in front and behind, is then
-    learned faster, and prediction takes an eighth of the time. nnU-Net's own trainings, of 250,000
-    steps, do. Short trainings begin with smaller patches, of which more fit into the time, and
-    have a stronger weight decay.
+    do not mirror: what is left and what is right, in front and behind, is then learned faster, and
+    prediction takes an eighth of the time. nnU-Net's own trainings, of 250,000 steps, do. They
+    begin with smaller patches, of which more fit into the time, and have a stronger weight decay.
 
     Examples:
         >>> choose_recipe(500).mirroring, choose_recipe(100_000).mirroring

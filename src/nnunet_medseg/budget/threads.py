@@ -11,22 +11,24 @@ __all__ = ["MIN_CORES", "choose_threads"]
 MIN_CORES = 4
 
 
-def choose_threads(cores: int, measure: Callable[[int], float]) -> int:
-    """Return the fastest number of threads: as many as cores, a half, a quarter and so on.
+def choose_threads(cores: int, measure: Callable[[int], float]) -> tuple[int, float] | None:
+    """Return the fastest number of threads, of a half of the cores, a quarter and so on.
 
     Args:
         cores: How many there are.
         measure: Returns the seconds that a step takes with a number of threads. It is asked for
             half as many as long as that was faster.
 
+    Returns:
+        The number and the seconds of a step; None when a thread on each core is fastest.
+
     Examples:
-        >>> choose_threads(16, {16: 0.5, 8: 0.4, 4: 0.6}.__getitem__), choose_threads(2, min)
-        (8, 2)
+        >>> choose_threads(16, {16: 0.5, 8: 0.4, 4: 0.6}.__getitem__)
+        (8, 0.4)
     """
-    best = cores
     if cores < MIN_CORES:
-        return best
-    best_s = measure(best)
+        return None
+    best, best_s = cores, measure(cores)
     while best > 1 and (half_s := measure(best // 2)) < best_s:
         best, best_s = best // 2, half_s
-    return best
+    return None if best == cores else (best, best_s)

@@ -18,7 +18,7 @@ from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT, measuring_limit_s
 from nnunet_medseg.budget.threads import choose_threads
 from nnunet_medseg.hardware import core_count, free_memory_bytes
 from nnunet_medseg.nnunet.rescue import is_out_of_memory
-from nnunet_medseg.nnunet.trainer import TrainingSetup, make_trainer
+from nnunet_medseg.nnunet.trainer import TrainingSetup, make_trainer, use_all_cores
 
 __all__ = ["count_flops", "fastest_threads", "fits_memory", "measure_step"]
 
@@ -104,6 +104,7 @@ def measure_step(
             raise
         return math.inf
     finally:
+        use_all_cores(setup.device)
         del trainer
         gc.collect()
         if setup.device.kind == "cuda":
@@ -116,15 +117,16 @@ def fastest_threads(
     description: dict[str, Any],
     setup: TrainingSetup,
     step_s: float,
-) -> int | None:
-    """Return how many threads do a training step fastest on a CPU; None for one on each core.
+) -> tuple[int | None, float]:
+    """Return how many threads do a training step fastest on a CPU, and the seconds it then takes.
 
-    Where a step takes longer than a second with all cores, nothing is measured.
+    None is for a thread on each core. Where a step takes longer than a second with these, nothing
+    is measured.
     """
     if setup.device.kind != "cpu" or step_s > MAX_STEP_TO_COMPARE_S:
-        return None
+        return None, step_s
 
     def measure(threads: int) -> float:
         return measure_step(plans, configuration, description, replace(setup, threads=threads))
 
-    return choose_threads(core_count(), measure)
+    return choose_threads(core_count(), measure) or (None, step_s)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnunet_medseg.budget.fit import Candidate, Choice, choose_candidate
+from nnunet_medseg.budget.fit import Candidate, Choice, choose_candidate, steps_that_fit
 from nnunet_medseg.budget.size import (
     NNUNET_SIZE,
     NO_WISH,
@@ -83,7 +83,13 @@ def plan_for_time(
 
     choice = choose_candidate(list(made), task.setup.asked_s, measure)
     plans, configuration = made[choice.candidate]
-    threads = fastest_threads(plans, configuration, task.description, task.setup, choice.step_s)
+    threads, step_s = fastest_threads(
+        plans, configuration, task.description, task.setup, choice.step_s
+    )
+    if threads is not None:
+        steps = steps_that_fit(task.setup.asked_s, step_s)
+        reason = f"{choice.reason}; {threads} threads are faster than one on each core: {steps} do"
+        choice = replace(choice, step_s=step_s, steps=steps, reason=reason)
     return Sized(plans, configuration, choice, threads)
 
 

@@ -51,6 +51,7 @@ __all__ = [
     "BudgetedTrainer",
     "TrainingSetup",
     "make_trainer",
+    "use_all_cores",
     "will_compile",
 ]
 
@@ -184,6 +185,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.rescue = Rescue()
         self.cached_bytes = 0
         self.average: list[torch.Tensor] | None = None
+        self._last: list[torch.Tensor] | None = None
         self.is_cut_off = False
         self._loading_failures = 0
         # The patch of the plan, or what the memory has room for.
@@ -193,9 +195,9 @@ class BudgetedTrainer(nnUNetTrainer):
             torch.cuda.set_device(setup.device.index)
             self.device = torch.device("cuda", setup.device.index)
             torch.backends.cudnn.benchmark = True
-        # As nnU-Net's own command does (run_training.py of 2.8.1), or fewer on a CPU.
-        on_cpu = min(setup.threads or core_count(), core_count())
-        torch.set_num_threads(1 if setup.device.kind == "cuda" else on_cpu)
+        use_all_cores(setup.device)
+        if setup.threads is not None:
+            torch.set_num_threads(min(setup.threads, core_count()))
         self.dataset_class = PreprocessedCases
 
     # --- the loop ------------------------------------------------------------------------------
@@ -211,9 +213,8 @@ class BudgetedTrainer(nnUNetTrainer):
 
         When the memory does not suffice, the batch becomes smaller, then the patch. When the loss
         explodes, the training goes back to its last good weights with half the learning rate.
-        When a process that loads patches ends or hangs, all are started again. At the end, whatever
-        ended the training, a checkpoint is written; of a training that was cut off it holds the
-        running average of the weights in their place, if the recipe has one.
+        When a process that loads patches ends or hangs, all are started again. A checkpoint is
+        written at the end, whatever ended the training.
 
         Args:
             on_iteration: Called after each iteration with the seconds used.
@@ -245,10 +246,10 @@ class BudgetedTrainer(nnUNetTrainer):
                 self.dataloader_train = self.dataloader_val = None
             # Outside of the handler, whose traceback holds on to the memory of the failed step.
             on_trouble(self._shrink())
+        # The model predicts with the patch of the plan, also when cut off with a smaller one.
+        self._resize(self.batch_size, self._whole_patch)
+        use_all_cores(self.setup.device)
         # Also after a kill between the last epoch and the journal.
-        if self.is_cut_off:
-            # The rate is still high, and the last weights jump about what they approach.
-            self.use_average()
         self.save_checkpoint(str(self.setup.checkpoint))
 
     def _train_on(
@@ -554,6 +555,7 @@ class BudgetedTrainer(nnUNetTrainer):
             "batch_size": int(self.configuration_manager.batch_size),
             "patch_size": self._whole_patch,
             "average": self.average,
+            "last": self._last,
             "used_s": self.clock.used_s,
             "share": self.clock.share,
             "validation_s": self.progress.validation.spent_s,
@@ -584,6 +586,9 @@ class BudgetedTrainer(nnUNetTrainer):
         if content["average"] is not None:
             place = next(self._bare_network().parameters()).device
             self.average = [average.to(place) for average in content["average"]]
+        if content.get("last") is not None:
+            # The average was handed over, or would have been.
+            self._put(content["last"])
         self.progress.saved_at_s = content["used_s"]
         self.progress.validation = Allowance(VALIDATION_SHARE, content["validation_s"])
         self.progress.checkpoints = Allowance(CHECKPOINT_SHARE, content["checkpoints_s"])
@@ -614,12 +619,20 @@ class BudgetedTrainer(nnUNetTrainer):
         share = 1.0 / (1.0 + self.setup.recipe.averaging * self.progress.iterations)
         torch._foreach_lerp_(self.average, weights, share)
 
-    @torch.no_grad()
     def use_average(self) -> None:
-        """Put the running average in the place of the weights."""
+        """Put the running average in the place of the weights, if the recipe has one.
+
+        Of a training that was cut off it is the better model: the rate is still high, and the last
+        weights jump about what they approach. A checkpoint also keeps these, to go on from.
+        """
         if self.average is not None:
-            weights: list[torch.Tensor] = list(self._bare_network().parameters())
-            torch._foreach_copy_(weights, self.average)
+            self._last = [weight.detach().clone() for weight in self._bare_network().parameters()]
+            self._put(self.average)
+
+    @torch.no_grad()
+    def _put(self, values: list[torch.Tensor]) -> None:
+        for weight, value in zip(self._bare_network().parameters(), values, strict=True):
+            weight.copy_(value)
 
     # --- data ----------------------------------------------------------------------------------
 
@@ -776,6 +789,12 @@ class BudgetedTrainer(nnUNetTrainer):
 
     def _save_debug_information(self) -> None:
         """Write nothing: nnU-Net's file names the machine and its folders."""
+
+
+def use_all_cores(device: Device) -> None:
+    """Let torch compute with a thread on each core, as nnU-Net does; with a GPU, with one."""
+    # run_training.py of 2.8.1.
+    torch.set_num_threads(1 if device.kind == "cuda" else core_count())
 
 
 def weaken(augment: Any, factor: float) -> None:

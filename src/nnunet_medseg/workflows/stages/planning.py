@@ -143,7 +143,7 @@ class _Speeds:
         self._device = (
             f"{run.device.name}, {core_count()} cores, {precision_of(run)}, torch "
             f"{version('torch')}, {console.counted(len(checked.labels), 'label')}, "
-            f"{console.counted(len(checked.channels), 'channel')}"
+            f"{console.counted(len(checked.channels), 'channel')}, {choose_recipe(0).optimizer}"
         )
         self._all: dict[str, dict[str, float]] = read_cache(self._path)
         self.known = dict(self._all.get(self._device, {}))

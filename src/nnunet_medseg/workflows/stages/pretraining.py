@@ -169,7 +169,7 @@ def plan_from_model(run: Run, training: Training) -> None:
         asked_s = training_time_s(run, training)
         setup = training_setup(run, training, Recipe(), run.folder.root, asked_s)
         step_s = measure_step(plans, name, description, setup)
-        threads = fastest_threads(plans, name, description, setup, step_s)
+        threads, step_s = fastest_threads(plans, name, description, setup, step_s)
     steps = steps_that_fit(asked_s, step_s)
     reason = (
         f"the plan is the model's; about {steps} steps of it fit into "

@@ -83,6 +83,9 @@ def _train_to_the_end(run: Run, training: Training) -> None:
     if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
         _leave_out(training, "cut off when the run was ended early", run.ending.cause)
         return
+    if trainer.is_cut_off:
+        trainer.use_average()
+        trainer.save_checkpoint(str(training.folder.checkpoint_file))
     _record_training(run, training, trainer, memory_bytes)
 
 
