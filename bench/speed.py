@@ -54,6 +54,7 @@ def measure(folder: Path) -> dict[str, Any]:
     setup = TrainingSetup(
         device=device, asked_s=600.0, seed=0, train=(), watched=(), checkpoint=folder / "c",
         history=folder / "h", log=folder / "log.txt", recipe=choose_recipe(0),
+        prepared=folder,
     )  # fmt: skip
     kinds = {"float32": replace(setup, device=replace(device, has_fast_bf16=False))}
     if device.has_fast_bf16:
