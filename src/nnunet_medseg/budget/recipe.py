@@ -48,6 +48,7 @@ class Recipe:
     """
 
     optimizer: str = "sgd"
+    # nnU-Net's 0.99 averages over about 100 iterations, of which a short training has few.
     momentum: float = 0.9
     peak_rate: float = 0.05
     schedule: str = "linear"
@@ -68,9 +69,9 @@ def choose_recipe(steps: int) -> Recipe:
     """Return the recipe for a number of steps.
 
     Short trainings take orthogonal steps, which learn in half as many of them what SGD does. They
-    do not mirror: what is left and what is right, in front and behind, is then learned faster, and
-    prediction takes an eighth of the time. nnU-Net's own trainings, of 250,000 steps, do. They
     begin with smaller patches, of which more fit into the time, and have a stronger weight decay.
+    They do not mirror: what is left and what is right, in front and behind, is then learned faster,
+    and prediction takes an eighth of the time. nnU-Net's own trainings, of 250,000 steps, mirror.
 
     Examples:
         >>> choose_recipe(500).mirroring, choose_recipe(100_000).mirroring

@@ -11,10 +11,11 @@ __all__ = ["NNUNET_SIZE", "PlanSize", "PlanWish", "coarsen", "ladder", "restrict
 COARSENING_STEP = 1.03  # as nnU-Net's planner makes its low resolution (2.8.1)
 MAX_RATIO = 2.0
 
-# How many steps a size needs before it is better than the next smaller one in the same time. That
-# of half the features is measured, that of all features on one dataset (docs/concepts/budget.md);
-# the first is a guess: nnU-Net's residual presets were shown to be better after 250,000 steps
-# (Isensee et al., MICCAI 2024, arXiv:2404.09556).
+# How many steps a size needs before it is better than the next smaller one in the same time. Those
+# of the last two lie between numbers that were measured with Muon, of which some were too few and
+# others enough (docs/concepts/budget.md); that of nnU-Net's own plan is a guess, and so is the
+# first: its residual presets were shown to be better after 250,000 steps (Isensee et al., MICCAI
+# 2024, arXiv:2404.09556).
 RESIDUAL_STEPS = 100_000
 OWN_STEPS = 600
 WIDE_STEPS = 400
