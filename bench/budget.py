@@ -12,8 +12,8 @@ trainer with its own plans, whose weights are evaluated at each of the minutes w
 stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's own short trainer, one
 epoch of 250 steps, however long that takes; `stock_10000epochs` plans for ten times as many epochs
 as stock, which in few epochs is the same. All are scored on whole held-out images on their own grid
-by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints the newest of
-a device, and draws docs/images/budget.svg from those of the CPU.
+by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints the newest
+of a device, and draws docs/images/budget.svg from those of the CPU.
 
 All take `--device cuda`. With `--as_cores N` the time of stock on a CPU is not that
 of a clock on the wall, but of the computing of its process, divided by N: as if N cores shared the
