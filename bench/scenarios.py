@@ -23,10 +23,13 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from datasets import HIPPOCAMPUS
+
+from nnunet_medseg.budget.recipe import Recipe, choose_recipe
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "scenarios.jsonl"
@@ -208,15 +211,18 @@ def train_stock(root: Path) -> Path:
 
 
 def rates(root: Path, given: argparse.Namespace) -> None:
-    """Fine-tune with several rates and warm-ups, for numbers of steps, and score each."""
-    job = prepare_rates(root, given.seed)
-    for steps in (100, 400):
-        for rate, warm_up in RATES:
-            add(tune_by_steps(job, steps, rate, warm_up, start=True) | {"seed": given.seed})
-        add(tune_by_steps(job, steps, *FROM_SCRATCH, start=False) | {"seed": given.seed})
+    """Fine-tune on other patients, with images as known and others, by several recipes."""
+    for task in TASKS:
+        job = prepare_rates(root, task, given.seed)
+        for steps, recipe in product(STEPS, RECIPES):
+            add(tune_by_steps(job, steps, recipe) | {"seed": given.seed, "task": task})
+        for steps in STEPS:
+            scratch = tune_by_steps(job, steps, choose_recipe(steps), start=False)
+            add(scratch | {"seed": given.seed, "task": task})
 
 
-def prepare_rates(root: Path, seed: str) -> Any:
+def prepare_rates(root: Path, task: str, seed: str) -> Any:
+    """Make a run on other patients than the model's, up to its preprocessed cases."""
     from nnunet_medseg.hardware import Device
     from nnunet_medseg.nnunet.environment import prepare
     from nnunet_medseg.run_folder import Journal, RunFolder
@@ -227,14 +233,18 @@ def prepare_rates(root: Path, seed: str) -> Any:
     work = root / "rates"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
+    copy_patients(work / "in", slice(24, 48))
+    if task == "inverted":
+        for path in (work / "in").rglob("img.nii.gz"):
+            invert(path)
     options = read_train_options(
         dataset_name="rates", label=LABELS, image_type="MRI", minutes=3, seed=seed,
         pretrained=str(root / "out" / "First"),
     )  # fmt: skip
     folder = RunFolder(work / "run")
-    places = Folders(root / "second", work, work)
+    places = Folders(work / "in", work, work)
     device = Device("cpu", 0, "CPU", has_fast_bf16=True)
-    job = Run(folder, root / "second", places, options, device, folder.root)
+    job = Run(folder, work / "in", places, options, device, folder.root)
     prepare({"nnUNet_raw": folder.raw, "nnUNet_preprocessed": folder.preprocessed,
         "nnUNet_results": folder.results})  # fmt: skip
     folder.create(Journal(program_version="", options={}, dataset_folder=""))
@@ -244,13 +254,18 @@ def prepare_rates(root: Path, seed: str) -> Any:
     return job
 
 
-def tune_by_steps(
-    job: Any, steps: int, rate: float, warm_up: float, *, start: bool
-) -> dict[str, Any]:
+def invert(path: Path) -> None:
+    """Make bright what is dark, as another sequence of MRI may."""
+    from nnunet_medseg.volume import read_volume, write_volume
+
+    volume = read_volume(path)
+    write_volume(path, volume.with_array(volume.array.max() - volume.array))
+
+
+def tune_by_steps(job: Any, steps: int, recipe: Recipe, *, start: bool = True) -> dict[str, Any]:
     from screen import evaluate
 
     from nnunet_medseg.budget.clock import TrainingClock
-    from nnunet_medseg.budget.recipe import choose_fine_tuning
     from nnunet_medseg.dataset.raw_layout import describe_json
     from nnunet_medseg.nnunet.planning import configuration_of
     from nnunet_medseg.nnunet.trainer import make_trainer
@@ -262,7 +277,6 @@ def tune_by_steps(
 
     (training,) = trainings_of(job)
     plans, configuration = configuration_of(training.folder.root)
-    recipe = replace(choose_fine_tuning(steps), peak_rate=rate, warm_up_share=warm_up)
     setup = training_setup(job, training, recipe, prepared_folder(job, training), float(steps))
     setup = replace(setup, watched=())
     setup = setup if start else replace(setup, start=None)
@@ -273,17 +287,21 @@ def tune_by_steps(
     trainer.clock = TrainingClock(steps, now=steps_of(trainer))
     trainer.run_training()
     losses = [json.loads(line)["loss"] for line in setup.history.read_text().splitlines()]
-    facts = {"scenario": "rates", "steps": steps, "start": start, "rate": rate}
-    facts |= {"warm_up": warm_up, "losses": [round(loss, 3) for loss in losses[:6]]}
-    return facts | evaluate(job, trainer, plans, configuration)
+    facts = {"scenario": "rates", "steps": steps, "start": start, "rate": recipe.peak_rate}
+    facts |= {"optimizer": recipe.optimizer, "warm_up": recipe.warm_up_share}
+    facts["losses"] = [round(loss, 3) for loss in losses[:6]]
+    return facts | evaluate(job, [trainer.network_state()], plans, configuration)
 
 
 def steps_of(trainer: Any) -> Any:
     return lambda: trainer.progress.iterations
 
 
-FROM_SCRATCH = (0.05, 0.02)
-RATES = ((0.05, 0.1), (0.02, 0.1), (0.01, 0.1), (0.005, 0.1), (0.001, 0.1))
+STEPS = (100, 400)
+# Images of the second patients: as the model knows them, and dark what is bright in these.
+TASKS = ("same", "inverted")
+SGD = Recipe(mirroring=False, warm_up_share=0.1, peak_rate=0.02)
+RECIPES = (SGD, *(replace(SGD, optimizer="muon", peak_rate=rate) for rate in (0.01, 0.03, 0.1)))
 
 
 # --- scenario two ------------------------------------------------------------------------------

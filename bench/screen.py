@@ -10,21 +10,23 @@ Each line of JOBS names a dataset of bench/datasets.py, a number of steps, a see
 The real trainer runs, on a clock that counts steps of whole patches, a smaller patch as its part of
 the voxels, so that other programs on the machine do not change the result. One line a job is added
 to bench/results/screen.jsonl: Dice on the held-out cases, whole images, of the last weights and of
-their running average. With `"cut_at": 0.5` a training is ended at half of the steps,
-in the middle of its schedule. Jobs that are already there are passed over; several processes may
-share a list.
+their running average. With `"cut_at": 0.5` a training is ended at half of the steps, in the middle
+of its schedule. With `"seeds": [1, 2, 3]` in place of a seed there is a training for each, and a
+score of their ensemble: what more trainings, but no more cases, could give. Jobs that are already
+there are passed over; several processes may share a list.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,13 +90,23 @@ def run(job: dict[str, Any], root: Path, threads: int) -> dict[str, Any]:
     folder = root / f"{job['dataset']}-{size.voxel_factor}-{size.width}-{size.patch_voxels}"
     with FileLock(f"{folder}.lock"):
         prepare_size(measured, folder, size)
-    trainer, seconds = train(job, measured, folder, recipe, threads)
     plans = read_json(folder / DATASET_NAME / "nnUNetPlans.json")
     ((configuration, chosen),) = plans["configurations"].items()
-    result = {"last": evaluate(measured, trainer, plans, configuration)}
+
+    def score(*states: dict[str, Any]) -> dict[str, Any]:
+        return evaluate(measured, states, plans, configuration)
+
+    states = []
+    for seed in job.get("seeds", [job.get("seed")]):
+        trainer, seconds = train(job | {"seed": seed}, measured, folder, recipe, threads)
+        states.append(copy.deepcopy(trainer.network_state()))
+    result: dict[str, Any] = {"last": score(states[-1])}
+    if len(states) > 1:
+        result["each"] = [score(state)["dice"] for state in states[:-1]] + [result["last"]["dice"]]
+        result["ensemble"] = score(*states)
     if trainer.average is not None:
         trainer.use_average()
-        result["average"] = evaluate(measured, trainer, plans, configuration)
+        result["average"] = score(trainer.network_state())
     facts = {"patch": chosen["patch_size"], "spacing": chosen["spacing"]}
     facts |= {
         "iterations": trainer.progress.iterations,
@@ -190,15 +202,17 @@ def count_work(trainer: Any) -> Callable[[], float]:
     return lambda: done[0]
 
 
-def evaluate(run: Run, trainer: Any, plans: Any, configuration: str) -> dict[str, Any]:
+def evaluate(
+    run: Run, states: Sequence[dict[str, Any]], plans: Any, configuration: str
+) -> dict[str, Any]:
+    """Score a network, or an ensemble of several."""
     import torch
 
     from nnunet_medseg.nnunet.inference import Model, Segmenter
 
-    state = trainer.network_state()
-    axes = state["mirror_axes"]
+    weights = tuple(state["network_weights"] for state in states)
     description = describe_json(run.folder.raw)
-    model = Model(plans, description, configuration, axes, (state["network_weights"],))
+    model = Model(plans, description, configuration, states[0]["mirror_axes"], weights)
     segmenter = Segmenter(model, run.device)
     labels = [value for value in description["labels"].values() if value]
     scores = []

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def test_a_killed_training_goes_on_where_it_was(desk):
         (run_folder(desk) / "trainings" / "training" / "history.jsonl").read_text().splitlines()
     )
     used_before_s = json.loads(history[0])["used_s"]
+    change_plan(desk, lambda planned: planned.update(threads=1))
 
     started = time.monotonic()
     again = desk.run("train", *OPTIONS)
@@ -73,12 +75,35 @@ def test_a_killed_training_goes_on_where_it_was(desk):
 
     assert again.returncode == 0, again.stderr
     assert "going on after: check, convert, plan, preprocess" in again.stdout
+    assert ", 1 thread\n" in again.stdout
     manifest = json.loads((desk.output / "Cut" / "model" / "manifest.json").read_text())
     assert abs(manifest["training"]["used_s"] - 30) <= 5
     assert used_before_s > 0
     # Only what was left of the training was done again; the rest of the time is start and proof.
     assert took_s < 30 - used_before_s + 45
     assert not run_folder(desk).exists()
+
+
+def test_a_training_that_an_older_program_planned_goes_on(desk):
+    copy_in(desk.input / "Data", cases=5)
+    process = start_and_wait_for_training(desk, 1, "-t", "0.3")
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    # Neither was written by the first versions.
+    change_plan(desk, lambda planned: (planned.pop("threads"), planned["recipe"].pop("momentum")))
+
+    again = desk.run("train", *OPTIONS, "-t", "0.3")
+
+    assert again.returncode == 0, again.stderr
+    assert "going on after: check, convert, plan, preprocess" in again.stdout
+    assert manifest_of(desk)["training"]["iterations"] > 20
+
+
+def change_plan(desk: Desk, change: Callable[[dict[str, Any]], object]) -> None:
+    plan = run_folder(desk) / "trainings" / "training" / "plan.json"
+    planned = json.loads(plan.read_text())
+    change(planned)
+    plan.write_text(json.dumps(planned))
 
 
 def manifest_of(desk: Desk) -> dict[str, Any]:

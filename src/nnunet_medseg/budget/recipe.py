@@ -21,9 +21,9 @@ PEAK_RATE = 0.1
 WEIGHT_DECAY = 0.05
 AVERAGING = 0.1
 
-# Of 0.001 to 0.05 the best on the hippocampus after 100 and after 400 steps (measured, bench/
-# scenarios.py rates); the differences are small.
-FINE_TUNING_RATE = 0.02
+# From a model. Muon's rate is that from scratch: of 0.01, 0.03 and 0.1 the best on other images than
+# the model knows, and never below SGD (measured, docs/concepts/budget.md).
+LONG_FINE_TUNING_RATE = 0.02  # of SGD; of 0.001 to 0.05 the best after 100 and after 400 steps
 FINE_TUNING_WARM_UP = 0.1
 
 
@@ -92,11 +92,16 @@ def choose_recipe(steps: int) -> Recipe:
 def choose_fine_tuning(steps: int) -> Recipe:
     """Return the recipe for a number of steps from the weights of a trained model.
 
-    The rate is lower than from scratch, and rises slowly: the first steps on other images and a new
-    head have large gradients, which would undo what the model knows.
+    The rate rises slowly: the first steps on other images and a new head have large gradients,
+    which would undo what the model knows. Weights decay as little as in nnU-Net, since they are
+    worth keeping, and patches have their full size from the beginning.
     """
+    if steps >= LONG_STEPS:
+        return Recipe(peak_rate=LONG_FINE_TUNING_RATE, warm_up_share=FINE_TUNING_WARM_UP)
     return Recipe(
-        peak_rate=FINE_TUNING_RATE,
+        optimizer="muon",
+        peak_rate=PEAK_RATE,
         warm_up_share=FINE_TUNING_WARM_UP,
-        mirroring=steps >= LONG_STEPS,
+        mirroring=False,
+        averaging=AVERAGING,
     )

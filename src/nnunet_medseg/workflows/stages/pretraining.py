@@ -11,7 +11,7 @@ from typing import Any
 
 from nnunet_medseg import console
 from nnunet_medseg.budget.fit import steps_that_fit
-from nnunet_medseg.budget.recipe import Recipe, choose_fine_tuning
+from nnunet_medseg.budget.recipe import choose_fine_tuning
 from nnunet_medseg.budget.size import NNUNET_SIZE
 from nnunet_medseg.bundle.manifest import read_manifest
 from nnunet_medseg.dataset.checked import load_checked
@@ -167,7 +167,8 @@ def plan_from_model(run: Run, training: Training) -> None:
         _warn_of_normalization(run, plans, own)
         write_checkpoint(training.folder.start_file, {"network_weights": moved.weights})
         asked_s = training_time_s(run, training)
-        setup = training_setup(run, training, Recipe(), run.folder.root, asked_s)
+        # What is short costs most: its optimizer computes more than that of long trainings.
+        setup = training_setup(run, training, choose_fine_tuning(0), run.folder.root, asked_s)
         step_s = measure_step(plans, name, description, setup)
         threads, step_s = fastest_threads(plans, name, description, setup, step_s)
     steps = steps_that_fit(asked_s, step_s)

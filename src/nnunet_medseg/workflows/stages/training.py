@@ -158,12 +158,15 @@ def _say_speed(trainer: Any) -> None:
 
 
 def _announce(run: Run, training: Training, asked_s: float) -> None:
+    import torch
+
     from nnunet_medseg.nnunet.history import read_history
     from nnunet_medseg.nnunet.trainer import will_compile
 
     precision = precision_of(run)
     compiled = ", compiled first, which takes minutes" if will_compile(run.device, asked_s) else ""
-    console.detail(f"training on {run.device.name} in {precision}{compiled}")
+    threads = console.counted(torch.get_num_threads(), "thread")
+    console.detail(f"training on {run.device.name} in {precision}, {threads}{compiled}")
     if run.device.kind == "cpu" and training.name == trainings_of(run)[0].name:
         console.detail("a GPU does many times as many iterations in the same minutes")
     used_s = max(
