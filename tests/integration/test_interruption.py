@@ -86,13 +86,13 @@ def test_a_killed_training_goes_on_where_it_was(desk):
 
 def test_a_training_that_an_older_program_planned_goes_on(desk):
     copy_in(desk.input / "Data", cases=5)
-    process = start_and_wait_for_training(desk, 1, "-t", "0.3")
+    process = start_and_wait_for_training(desk, epochs=1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     # Neither was written by the first versions.
     change_plan(desk, lambda planned: (planned.pop("threads"), planned["recipe"].pop("momentum")))
 
-    again = desk.run("train", *OPTIONS, "-t", "0.3")
+    again = desk.run("train", *OPTIONS)
 
     assert again.returncode == 0, again.stderr
     assert "going on after: check, convert, plan, preprocess" in again.stdout

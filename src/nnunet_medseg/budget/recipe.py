@@ -21,8 +21,8 @@ PEAK_RATE = 0.1
 WEIGHT_DECAY = 0.05
 AVERAGING = 0.1
 
-# From a model. Muon's rate is that from scratch: of 0.01, 0.03 and 0.1 the best on other images than
-# the model knows, and never below SGD (measured, docs/concepts/budget.md).
+# From a model. Muon's rate is that from scratch: of 0.01, 0.03 and 0.1 the best on images that the
+# model does not know, and never below SGD (measured, docs/concepts/budget.md).
 LONG_FINE_TUNING_RATE = 0.02  # of SGD; of 0.001 to 0.05 the best after 100 and after 400 steps
 FINE_TUNING_WARM_UP = 0.1
 
