@@ -332,8 +332,8 @@ def evaluate(
 def show(device: str) -> None:
     every = [json.loads(line) for line in RESULTS.read_text().splitlines()]
     lines = [line for line in every if line.get("device", "cpu") == device]
-    # A clock on the wall is the better one, where both were used.
-    lines.sort(key=lambda line: line.get("clock") != "work")
+    # The machine of the last day counts, and of a day the clock on the wall.
+    lines.sort(key=lambda line: (line["date"], line.get("clock") != "work"))
     # Of ours, those that are trained as it trains now: as the last one was.
     ours = [line["recipe"] for line in lines if line["what"] == "ours"]
     now = ours[-1] if ours else None

@@ -263,7 +263,7 @@ def invert(path: Path) -> None:
 
 
 def tune_by_steps(job: Any, steps: int, recipe: Recipe, *, start: bool = True) -> dict[str, Any]:
-    from screen import evaluate
+    from screen import count_work, evaluate
 
     from nnunet_medseg.budget.clock import TrainingClock
     from nnunet_medseg.dataset.raw_layout import describe_json
@@ -283,25 +283,27 @@ def tune_by_steps(job: Any, steps: int, recipe: Recipe, *, start: bool = True) -
     setup.checkpoint.unlink(missing_ok=True)
     setup.history.unlink(missing_ok=True)
     trainer = make_trainer(plans, configuration, describe_json(job.folder.raw), setup)
-    # Steps are seconds here.
-    trainer.clock = TrainingClock(steps, now=steps_of(trainer))
+    # Steps of whole patches are seconds here.
+    trainer.clock = TrainingClock(steps, now=count_work(trainer))
     trainer.run_training()
     losses = [json.loads(line)["loss"] for line in setup.history.read_text().splitlines()]
     facts = {"scenario": "rates", "steps": steps, "start": start, "rate": recipe.peak_rate}
     facts |= {"optimizer": recipe.optimizer, "warm_up": recipe.warm_up_share}
+    facts |= {"growth": recipe.growth, "weight_decay": recipe.weight_decay}
     facts["losses"] = [round(loss, 3) for loss in losses[:6]]
     return facts | evaluate(job, [trainer.network_state()], plans, configuration)
-
-
-def steps_of(trainer: Any) -> Any:
-    return lambda: trainer.progress.iterations
 
 
 STEPS = (100, 400)
 # Images of the second patients: as the model knows them, and dark what is bright in these.
 TASKS = ("same", "inverted")
 SGD = Recipe(mirroring=False, warm_up_share=0.1, peak_rate=0.02)
-RECIPES = (SGD, *(replace(SGD, optimizer="muon", peak_rate=rate) for rate in (0.01, 0.03, 0.1)))
+MUON = replace(SGD, optimizer="muon", peak_rate=0.1)
+RECIPES = (
+    SGD,
+    *(replace(MUON, peak_rate=rate) for rate in (0.01, 0.03, 0.1)),
+    *(replace(MUON, growth=0.6, weight_decay=decay) for decay in (MUON.weight_decay, 0.05)),
+)
 
 
 # --- scenario two ------------------------------------------------------------------------------

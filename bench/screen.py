@@ -12,8 +12,8 @@ the voxels, so that other programs on the machine do not change the result. One 
 to bench/results/screen.jsonl: Dice on the held-out cases, whole images, of the last weights and of
 their running average. With `"cut_at": 0.5` a training is ended at half of the steps, in the middle
 of its schedule. With `"seeds": [1, 2, 3]` in place of a seed there is a training for each, and a
-score of their ensemble: what more trainings, but no more cases, could give. Jobs that are already
-there are passed over; several processes may share a list.
+score of their ensemble: what more trainings, but no more cases, could give; all else in the line is
+of the last one. Jobs that are already there are passed over; several processes may share a list.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def run(job: dict[str, Any], root: Path, threads: int) -> dict[str, Any]:
         return evaluate(measured, states, plans, configuration)
 
     states = []
-    for seed in job.get("seeds", [job.get("seed")]):
+    for seed in job["seeds"] if "seeds" in job else [job["seed"]]:
         trainer, seconds = train(job | {"seed": seed}, measured, folder, recipe, threads)
         states.append(copy.deepcopy(trainer.network_state()))
     result: dict[str, Any] = {"last": score(states[-1])}

@@ -89,14 +89,21 @@ def test_a_training_that_an_older_program_planned_goes_on(desk):
     process = start_and_wait_for_training(desk, epochs=1)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    # Neither was written by the first versions.
-    change_plan(desk, lambda planned: (planned.pop("threads"), planned["recipe"].pop("momentum")))
+    (run_folder(desk) / "trainings" / "training" / "checkpoint.pth").unlink()
+    change_plan(desk, write_as_first_versions)
 
     again = desk.run("train", *OPTIONS)
 
     assert again.returncode == 0, again.stderr
     assert "going on after: check, convert, plan, preprocess" in again.stdout
-    assert manifest_of(desk)["training"]["iterations"] > 20
+    recipe = manifest_of(desk)["training"]["recipe"]
+    assert (recipe["optimizer"], recipe["momentum"]) == ("sgd", 0.9)
+
+
+def write_as_first_versions(planned: dict[str, Any]) -> None:
+    del planned["threads"]
+    recipe = {"optimizer": "sgd", "peak_rate": 0.05, "schedule": "linear", "mirroring": False}
+    planned["recipe"] = recipe
 
 
 def change_plan(desk: Desk, change: Callable[[dict[str, Any]], object]) -> None:

@@ -73,6 +73,8 @@ def test_a_model_goes_on_with_more_minutes_and_is_measured_before_and_after(tmp_
     )
 
     assert manifest["pretrained"]["initialised"] == manifest["pretrained"]["adapted"] == 0
+    recipe = manifest["training"]["recipe"]
+    assert (recipe["optimizer"], recipe["warm_up_share"]) == ("muon", 0.1)
     dice = {item["name"]: item["mean_dice"] for item in manifest["compared"]}
     # The few steps must not spoil what the model knew.
     assert dice["fine-tuned"] > dice["the given model"] - 0.05

@@ -22,8 +22,9 @@ WEIGHT_DECAY = 0.05
 AVERAGING = 0.1
 
 # From a model. Muon's rate is that from scratch: of 0.01, 0.03 and 0.1 the best on images that the
-# model does not know, and never below SGD (measured, docs/concepts/budget.md).
-LONG_FINE_TUNING_RATE = 0.02  # of SGD; of 0.001 to 0.05 the best after 100 and after 400 steps
+# model does not know, and never below SGD (measured, docs/concepts/budget.md). SGD's was the best
+# of 0.001 to 0.05 after 400 steps; nobody has measured as many as it is used for.
+LONG_FINE_TUNING_RATE = 0.02
 FINE_TUNING_WARM_UP = 0.1
 
 

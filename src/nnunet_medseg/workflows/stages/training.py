@@ -165,8 +165,10 @@ def _announce(run: Run, training: Training, asked_s: float) -> None:
 
     precision = precision_of(run)
     compiled = ", compiled first, which takes minutes" if will_compile(run.device, asked_s) else ""
-    threads = console.counted(torch.get_num_threads(), "thread")
-    console.detail(f"training on {run.device.name} in {precision}, {threads}{compiled}")
+    threads = ""
+    if run.device.kind == "cpu":
+        threads = f", {console.counted(torch.get_num_threads(), 'thread')}"
+    console.detail(f"training on {run.device.name} in {precision}{threads}{compiled}")
     if run.device.kind == "cpu" and training.name == trainings_of(run)[0].name:
         console.detail("a GPU does many times as many iterations in the same minutes")
     used_s = max(
