@@ -200,6 +200,11 @@ class BudgetedTrainer(nnUNetTrainer):
             torch.set_num_threads(min(setup.threads, core_count()))
         self.dataset_class = PreprocessedCases
 
+    @property
+    def threads(self) -> int:
+        """How many threads compute in this process."""
+        return torch.get_num_threads()
+
     # --- the loop ------------------------------------------------------------------------------
 
     def run_training(

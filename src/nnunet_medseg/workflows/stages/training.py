@@ -77,7 +77,7 @@ def _finished_before(run: Run, training: Training) -> list[Training]:
 
 def _train_to_the_end(run: Run, training: Training) -> None:
     trainer = _make_trainer(run, training)
-    _announce(run, training, trainer.clock.asked_s)
+    _announce(run, training, trainer)
     memory_bytes = _train_with_bar(run, training, trainer)
     _say_speed(trainer)
     if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
@@ -157,19 +157,16 @@ def _say_speed(trainer: Any) -> None:
     )
 
 
-def _announce(run: Run, training: Training, asked_s: float) -> None:
-    import torch
-
+def _announce(run: Run, training: Training, trainer: Any) -> None:
     from nnunet_medseg.nnunet.history import read_history
     from nnunet_medseg.nnunet.trainer import will_compile
 
+    asked_s, is_cpu = trainer.clock.asked_s, run.device.kind == "cpu"
     precision = precision_of(run)
+    threads = f", {console.counted(trainer.threads, 'thread')}" if is_cpu else ""
     compiled = ", compiled first, which takes minutes" if will_compile(run.device, asked_s) else ""
-    threads = ""
-    if run.device.kind == "cpu":
-        threads = f", {console.counted(torch.get_num_threads(), 'thread')}"
     console.detail(f"training on {run.device.name} in {precision}{threads}{compiled}")
-    if run.device.kind == "cpu" and training.name == trainings_of(run)[0].name:
+    if is_cpu and training.name == trainings_of(run)[0].name:
         console.detail("a GPU does many times as many iterations in the same minutes")
     used_s = max(
         (epoch.used_s for epoch in read_history(training.folder.history_file)), default=0.0
