@@ -13,7 +13,8 @@ stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's ow
 epoch of 250 steps, however long that takes; `stock_10000epochs` plans for ten times as many epochs
 as stock, which in few epochs is the same. All are scored on whole held-out images on their own grid
 by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints the newest
-of a device, and draws docs/images/budget.svg from those of the CPU.
+of a device, and draws docs/images/budget.svg from those of the CPU. Lines of CPUs that compute in
+bfloat16 and of others are apart: `--numbers float32` shows the others, of which nothing is drawn.
 
 All take `--device cuda`. With `--as_cores N` the time of stock on a CPU is not that
 of a clock on the wall, but of the computing of its process, divided by N: as if N cores shared the
@@ -43,6 +44,7 @@ from datasets import OPTIONS, write_dataset
 from memory import peak_memory
 
 from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
+from nnunet_medseg.hardware import choose_device
 from nnunet_medseg.run_folder import DATASET_NAME
 
 HERE = Path(__file__).resolve().parent
@@ -59,11 +61,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plan", default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--numbers", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--as_cores", type=int, default=0)
     parser.add_argument("--inside", action="store_true", help="in the process of stock nnU-Net")
     given = parser.parse_args()
     if given.what == "table":
-        show(given.device)
+        show(given.device, given.numbers)
         return
     usual = "1,2,5,10" if given.what == "ours" else "1,2,5,10,20"
     minutes = [float(text) for text in (given.minutes or usual).split(",")]
@@ -80,7 +83,10 @@ def main() -> None:
 
 
 def add(record: dict[str, Any], results: Path = RESULTS) -> None:
+    is_fast = choose_device(record.get("device", "cpu")).has_fast_bf16
     record = {"cores": len(os.sched_getaffinity(0))} | record
+    # What the machine can; stock computes in float32 on every CPU.
+    record["numbers"] = "bfloat16" if is_fast else "float32"
     record["date"] = time.strftime("%Y-%m-%d")
     results.parent.mkdir(exist_ok=True)
     with results.open("a", encoding="utf-8") as lines:
@@ -199,8 +205,15 @@ def plan_with_stock(root: Path) -> dict[str, Any]:
     workers = len(os.sched_getaffinity(0))
     DatasetFingerprintExtractor(DATASET_NAME, workers).run(overwrite_existing=True)
     ExperimentPlanner(DATASET_NAME).plan_experiment()
-    DefaultPreprocessor(verbose=False).run(DATASET_NAME, "3d_fullres", "nnUNetPlans", workers)
-    return dict(json.loads((root / "preprocessed" / DATASET_NAME / "nnUNetPlans.json").read_text()))
+    plans = json.loads((root / "preprocessed" / DATASET_NAME / "nnUNetPlans.json").read_text())
+    name = configuration_of(plans)
+    DefaultPreprocessor(verbose=False).run(DATASET_NAME, name, "nnUNetPlans", workers)
+    return dict(plans)
+
+
+def configuration_of(plans: dict[str, Any]) -> str:
+    """Return the configuration that nnU-Net recommends to begin with: in 3D, if there is one."""
+    return "3d_fullres" if "3d_fullres" in plans["configurations"] else "2d"
 
 
 class TimeOverError(Exception):
@@ -283,7 +296,11 @@ def make_clocked(
 
     description = json.loads((raw / DATASET_NAME / "dataset.json").read_text())
     trainer = Clocked(
-        plans | {"continue_training": False}, "3d_fullres", "all", description, torch.device(device)
+        plans | {"continue_training": False},
+        configuration_of(plans),
+        "all",
+        description,
+        torch.device(device),
     )
     started = now()
     return trainer
@@ -298,10 +315,11 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score weights with nnU-Net's own prediction, mirroring included, as ours are scored."""
     from nnunet_medseg.dataset.raw_layout import read_cases
-    from nnunet_medseg.hardware import choose_device
     from nnunet_medseg.nnunet.inference import Model, Segmenter
 
-    model = Model(plans, description, "3d_fullres", (0, 1, 2), (state,))
+    name = configuration_of(plans)
+    axes = tuple(range(len(plans["configurations"][name]["patch_size"])))
+    model = Model(plans, description, name, axes, (state,))
     device = choose_device(kind)
     segmenter = Segmenter(model, device, in_bfloat16=kind == "cpu" and device.has_fast_bf16)
     names = {value: name for name, value in description["labels"].items() if value}
@@ -329,9 +347,13 @@ def evaluate(
 # --- table and figure --------------------------------------------------------------------------
 
 
-def show(device: str) -> None:
+def show(device: str, numbers: str) -> None:
     every = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    lines = [line for line in every if line.get("device", "cpu") == device]
+    lines = [
+        line
+        for line in every
+        if line.get("device", "cpu") == device and line.get("numbers", "bfloat16") == numbers
+    ]
     # The machine of the last day counts, and of a day the clock on the wall.
     lines.sort(key=lambda line: (line["date"], line.get("clock") != "work"))
     # Of ours, those that are trained as it trains now: as the last one was.
@@ -356,7 +378,7 @@ def show(device: str) -> None:
         if what not in ("stock", "ours"):
             print(f"{what}, {dataset}, {minutes:g} minutes: {described(found)}")
     print("†: by the computing of the process, with --as_cores")
-    if device == "cpu":
+    if device == "cpu" and numbers == "bfloat16":
         draw(runs)
 
 

@@ -4,6 +4,7 @@ hippocampus   real MRI of about 35 x 50 x 35 voxels, 2 labels: 32 cases train, 2
 lesions       phantom, 2 MRI channels of 48 x 64 x 64 voxels, the lesion only: 24 and 12
 organs        phantom, anisotropic CT of 20 x 80 x 80 voxels, 2 organs and a lesion: 24 and 12
 large         phantom, MRI of 88 x 142 x 190 voxels of 0.625 mm, one organ: 12 and 6
+slices        phantom, single slices of 128 x 128 voxels of MRI, 2 organs and a lesion: 48 and 24
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ PHANTOMS = {
     ),
     "organs": Phantoms(PhantomSpec((20, 80, 80), (5.0, 1.5, 1.5), "CT", seed=12), 24, 12),
     "large": Phantoms(PhantomSpec((88, 142, 190), (0.625,) * 3, "MRI", seed=13), 12, 6),
+    "slices": Phantoms(PhantomSpec((1, 128, 128), (5.0, 1.5, 1.5), "MRI", seed=14), 48, 24),
 }
 # Options of exe_train.py.
 OPTIONS = {
@@ -40,6 +42,7 @@ OPTIONS = {
     "lesions": {"label": "lesion=3", "image_type": "T1,FLAIR"},
     "organs": {"label": "liver=1,kidney=2,lesion=3", "image_type": "CT"},
     "large": {"label": "liver=1", "image_type": "MRI"},
+    "slices": {"label": "liver=1,kidney=2,lesion=3", "image_type": "MRI"},
 }
 
 

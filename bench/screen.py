@@ -41,7 +41,7 @@ from nnunet_medseg.dataset.raw_layout import describe_json
 from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.overlap import dice_by_label, mean_dice
 from nnunet_medseg.files import read_json
-from nnunet_medseg.hardware import Device
+from nnunet_medseg.hardware import choose_device
 from nnunet_medseg.nnunet.environment import prepare
 from nnunet_medseg.run_folder import DATASET_NAME, Journal, RunFolder
 from nnunet_medseg.workflows.options import Folders, read_train_options
@@ -113,6 +113,7 @@ def run(job: dict[str, Any], root: Path, threads: int) -> dict[str, Any]:
         "batch": chosen["batch_size"],
         "train_s": seconds,
         "threads": threads,
+        "numbers": "bfloat16" if measured.device.has_fast_bf16 else "float32",
     }
     return job | facts | result
 
@@ -123,7 +124,7 @@ def measure(name: str, root: Path) -> Run:
     folders = Folders(root / "input" / name, root / "output", root / "work")
     run = Run(
         RunFolder(folders.work / "runs" / name), folders.input, folders, options,
-        Device("cpu", 0, "CPU", has_fast_bf16=True), folders.work / "runs" / name,
+        choose_device("cpu"), folders.work / "runs" / name,
     )  # fmt: skip
     prepare({"nnUNet_raw": run.folder.raw, "nnUNet_preprocessed": run.folder.preprocessed,
         "nnUNet_results": run.folder.results})  # fmt: skip
@@ -206,19 +207,16 @@ def evaluate(
     run: Run, states: Sequence[dict[str, Any]], plans: Any, configuration: str
 ) -> dict[str, Any]:
     """Score a network, or an ensemble of several."""
-    import torch
-
     from nnunet_medseg.nnunet.inference import Model, Segmenter
 
     weights = tuple(state["network_weights"] for state in states)
     description = describe_json(run.folder.raw)
     model = Model(plans, description, configuration, states[0]["mirror_axes"], weights)
-    segmenter = Segmenter(model, run.device)
+    segmenter = Segmenter(model, run.device, in_bfloat16=run.device.has_fast_bf16)
     labels = [value for value in description["labels"].values() if value]
     scores = []
     for case in cases_of(run, only_split(run).evaluate):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            predicted = segmenter.segment(case.images)
+        predicted = segmenter.segment(case.images)
         scores.append(dice_by_label(segmenter.read_truth(case.label)[0], predicted, labels))
     means = {label: mean_dice([score[label] for score in scores]) for label in labels}
     return {

@@ -14,6 +14,8 @@ from foreign_models import Program, plans_of, stock_checkpoint, write_stock_fold
 
 import nnunet_medseg
 from nnunet_medseg.errors import ModelError, UsageError
+from nnunet_medseg.nnunet import probe
+from nnunet_medseg.nnunet.probe import measure_step
 from nnunet_medseg.phantom import PhantomSpec, write_patient_folders
 
 DESCRIPTION = {
@@ -61,7 +63,14 @@ def test_a_stock_model_is_fine_tuned_with_other_labels_and_a_second_channel(tmp_
 
 
 @pytest.mark.slow
-def test_a_model_goes_on_with_more_minutes_and_is_measured_before_and_after(tmp_path):
+def test_a_model_goes_on_with_more_minutes_and_is_measured_before_and_after(tmp_path, monkeypatch):
+    timed = []
+
+    def measure(*given: object) -> float:
+        timed.append(given[-1].recipe.optimizer)
+        return measure_step(*given)
+
+    monkeypatch.setattr(probe, "measure_step", measure)
     write_patient_folders(tmp_path / "in" / "Data", SPEC, cases=6, validate=2)
     train(tmp_path, minutes=0.4, label="liver=1,kidney=2", dataset_name="First")
 
@@ -75,6 +84,8 @@ def test_a_model_goes_on_with_more_minutes_and_is_measured_before_and_after(tmp_
     assert manifest["pretrained"]["initialised"] == manifest["pretrained"]["adapted"] == 0
     recipe = manifest["training"]["recipe"]
     assert (recipe["optimizer"], recipe["warm_up_share"]) == ("muon", 0.1)
+    # How many steps fit is measured with the optimizer that takes them.
+    assert set(timed) == {"muon"}
     dice = {item["name"]: item["mean_dice"] for item in manifest["compared"]}
     # The few steps must not spoil what the model knew.
     assert dice["fine-tuned"] > dice["the given model"] - 0.05

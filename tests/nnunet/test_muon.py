@@ -6,7 +6,7 @@ import pytest
 import torch
 from foreign_models import build_network, plans_of
 
-from nnunet_medseg.nnunet.muon import FILTER_STEP, Muon, filter_step, is_filter
+from nnunet_medseg.nnunet.muon import BLOCK_FILTERS, FILTER_STEP, Muon, filter_step, is_filter
 
 SHAPES = [(8, 4, 3, 3, 3), (32, 1, 3, 3, 3), (4, 8, 2, 2, 2), (6, 5, 3, 3)]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -22,7 +22,6 @@ def make_optimizer(filters=(), others=(), **chosen):
         "rate": 0.05,
         "momentum": 0.9,
         "weight_decay": 0.0,
-        "precision": torch.float32,
         **chosen,
     }
     return Muon(filters, others, **options)
@@ -35,7 +34,7 @@ def give_gradients(weights, seed):
 
 @each_shape
 def test_a_step_of_filters_is_nearly_orthogonal_and_of_the_promised_size(shape):
-    step = filter_step(make_weight(shape).detach(), torch.float32)
+    step = filter_step(make_weight(shape).detach())
 
     rows, columns = step.flatten(1).shape
     values = torch.linalg.svdvals(step.flatten(1)) / (FILTER_STEP * max(rows, columns) ** 0.5)
@@ -45,17 +44,36 @@ def test_a_step_of_filters_is_nearly_orthogonal_and_of_the_promised_size(shape):
     assert step.shape == shape
 
 
+def test_filters_are_made_orthogonal_in_blocks():
+    blocks = 3
+    gradient = make_weight((blocks * BLOCK_FILTERS, 16, 3, 3, 3)).detach()
+
+    steps = filter_step(gradient).split(BLOCK_FILTERS)
+
+    assert len(steps) == blocks
+    for step, part in zip(steps, gradient.split(BLOCK_FILTERS), strict=True):
+        torch.testing.assert_close(step, filter_step(part))
+
+
+@pytest.mark.parametrize("shape", [(131, 16, 3, 3), (320, 16, 3, 3), (16, 40, 2, 2)], ids=str)
+def test_any_number_of_filters_can_be_cut_into_blocks(shape):
+    step = filter_step(make_weight(shape).detach())
+
+    assert step.shape == shape
+    assert step.square().mean().sqrt() == pytest.approx(FILTER_STEP, rel=0.4)
+
+
 @each_shape
 def test_a_step_does_not_depend_on_the_size_of_the_gradient(shape):
     gradient = make_weight(shape).detach()
 
-    small, large = (filter_step(gradient * factor, torch.float32) for factor in (1e-3, 1e3))
+    small, large = (filter_step(gradient * factor) for factor in (1e-3, 1e3))
 
     torch.testing.assert_close(small, large)
 
 
 def test_no_gradient_is_no_step():
-    step = filter_step(torch.zeros(8, 4, 3, 3, 3), torch.float32)
+    step = filter_step(torch.zeros(8, 4, 3, 3, 3))
 
     assert torch.equal(step, torch.zeros(8, 4, 3, 3, 3))
 
@@ -63,7 +81,7 @@ def test_no_gradient_is_no_step():
 @each_shape
 def test_filters_go_where_those_of_torch_go(shape):
     ours, matrix = make_weight(shape), torch.nn.Parameter(make_weight(shape).flatten(1).detach())
-    optimizer = make_optimizer([ours], momentum=0.95, precision=torch.bfloat16, weight_decay=0.1)
+    optimizer = make_optimizer([ours], momentum=0.95, weight_decay=0.1)
     # It makes steps of 0.2 of its rate, and does not divide its decay by that.
     ratio = FILTER_STEP / 0.2
     theirs = torch.optim.Muon(

@@ -5,19 +5,22 @@ hardly learns in few steps. Muon makes the averaged gradient orthogonal before t
 al., 2024, https://kellerjordan.github.io/posts/muon/); the size of a step does not depend on the
 shape of the filters (Liu et al., 2025, arXiv:2502.16982). torch's own `torch.optim.Muon` takes
 matrices only, which convolutions do not have; a test holds the two against each other.
+
+Banks of many filters are made orthogonal in blocks: the work for each filter grows with the number
+of those that it is made orthogonal to. Networks for slices have many features and little else to
+compute: without blocks, Muon was three quarters of a step (docs/concepts/budget.md).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 
 from nnunet_medseg.nnunet.transfer import HEADS
 
-__all__ = ["Muon", "is_filter"]
+__all__ = ["BLOCK_FILTERS", "Muon", "filter_step", "is_filter"]
 
 # Of a filter's step, the root mean square as a multiple of the rate, so that the rates of SGD serve
 # for all weights: at 0.1 a filter goes as far as with AdamW at 0.006 (docs/concepts/budget.md).
@@ -27,6 +30,8 @@ FILTER_STEP = 0.012
 ROUNDS = 5
 LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315
 TINY = 1e-7
+
+BLOCK_FILTERS = 128  # made orthogonal among themselves (docs/concepts/budget.md)
 
 MIN_AXES = 4  # of the weights of a convolution: output, input, and two or three of space
 
@@ -49,7 +54,6 @@ class Muon(torch.optim.Optimizer):
         rate: The learning rate of both.
         momentum: Of both, in [0, 1).
         weight_decay: How much of itself each weight loses in a step, as a multiple of the rate.
-        precision: In which filters are made orthogonal: bfloat16 suffices, where hardware has it.
     """
 
     def __init__(
@@ -60,9 +64,7 @@ class Muon(torch.optim.Optimizer):
         rate: float,
         momentum: float,
         weight_decay: float,
-        precision: torch.dtype,
     ) -> None:
-        self._precision = precision
         groups = [
             {"params": list(others), "is_orthogonal": False},
             {"params": list(filters), "is_orthogonal": True},
@@ -74,45 +76,66 @@ class Muon(torch.optim.Optimizer):
         """Take a step along the gradients; weights without one stay as they are."""
         del closure
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._step_one(weight, weight.grad, group)
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            gradients = [weight.grad for weight in weights]
+            pasts = [self._past(weight) for weight in weights]
+            if not weights:
+                continue
+            torch._foreach_mul_(pasts, group["momentum"])
+            torch._foreach_add_(pasts, gradients)
+            steps = list(torch._foreach_add(gradients, pasts, alpha=group["momentum"]))
+            if group["is_orthogonal"]:
+                steps = [filter_step(step) for step in steps]
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_add_(weights, steps, alpha=-group["lr"])
 
-    def _step_one(
-        self, weight: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]
-    ) -> None:
+    def _past(self, weight: torch.Tensor) -> torch.Tensor:
         state = self.state[weight]
         if not state:
             state["past"] = torch.zeros_like(weight)
-        past = state["past"].mul_(group["momentum"]).add_(gradient)
-        ahead = gradient.add(past, alpha=group["momentum"])
-        if group["is_orthogonal"]:
-            ahead = filter_step(ahead, self._precision)
-        weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(ahead, alpha=group["lr"])
+        past: torch.Tensor = state["past"]
+        return past
 
 
-def filter_step(gradient: torch.Tensor, precision: torch.dtype) -> torch.Tensor:
+def filter_step(gradient: torch.Tensor) -> torch.Tensor:
     """Return an orthogonal step of the gradient's shape and type, for a rate of 1.
 
     Args:
-        gradient: Of two axes or more; all but the first are one axis of a matrix.
-        precision: To compute in.
+        gradient: Of two axes or more; all but the first are one axis of a matrix. Of the two axes
+            of the matrix, the shorter one is cut into blocks of at most `BLOCK_FILTERS`.
 
     Returns:
-        The matrix U Vᵀ of the gradient's singular value decomposition U S Vᵀ, roughly: singular
+        For each block the matrix U Vᵀ of its singular value decomposition U S Vᵀ, roughly: singular
         values lie between 0.7 and 1.2, and below where they were less than a few thousandths of the
         norm. Its root mean square is about `FILTER_STEP`. Zero for a gradient of zero.
     """
-    matrix = gradient.flatten(1).to(precision)
+    matrix = gradient.flatten(1).float()
     rows, columns = matrix.shape
-    if rows > columns:
-        matrix = matrix.T
-    matrix = matrix / matrix.norm().clamp(min=TINY)
-    for _ in range(ROUNDS):
-        square = matrix @ matrix.T
-        polynomial = torch.addmm(square, square, square, beta=CUBIC, alpha=QUINTIC)
-        matrix = torch.addmm(matrix, polynomial, matrix, beta=LINEAR)
-    if rows > columns:
-        matrix = matrix.T
+    blocks = _blocks(matrix if rows <= columns else matrix.T)
+    blocks = blocks / blocks.norm(dim=(1, 2), keepdim=True).clamp(min=TINY)
+    matrix = (_whitening(blocks @ blocks.mT) @ blocks).flatten(0, 1)
     scale = FILTER_STEP * math.sqrt(max(rows, columns))
-    return matrix.to(gradient.dtype).mul_(scale).view_as(gradient)
+    oriented = matrix if rows <= columns else matrix.T
+    return oriented.to(gradient.dtype).mul_(scale).view_as(gradient)
+
+
+def _blocks(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the rows in as few blocks of equal size as may be: (blocks, rows, columns)."""
+    rows = len(matrix)
+    size = next(size for size in range(min(rows, BLOCK_FILTERS), 0, -1) if rows % size == 0)
+    return matrix.reshape(rows // size, size, -1)
+
+
+def _whitening(square: torch.Tensor) -> torch.Tensor:
+    """Return the product of the rounds' polynomials for matrices M, from their squares M Mᵀ.
+
+    Each round multiplies M by a polynomial of its square, and the square by that twice: no round
+    needs M, whose columns are many times its rows.
+    """
+    product = torch.eye(square.shape[-1]).to(square).expand_as(square)
+    for _ in range(ROUNDS):
+        polynomial = torch.baddbmm(square, square, square, beta=CUBIC, alpha=QUINTIC)
+        polynomial.diagonal(dim1=-2, dim2=-1).add_(LINEAR)
+        product = polynomial @ product
+        square = polynomial @ (polynomial @ square)
+    return product

@@ -454,7 +454,6 @@ class BudgetedTrainer(nnUNetTrainer):
                 rate=recipe.peak_rate,
                 momentum=recipe.momentum,
                 weight_decay=recipe.weight_decay,
-                precision=torch.bfloat16 if self.setup.device.has_fast_bf16 else torch.float32,
             )
         elif recipe.optimizer == "adamw":
             optimizer = torch.optim.AdamW(
