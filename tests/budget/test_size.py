@@ -90,9 +90,11 @@ def test_a_cube_stays_a_cube():
     assert coarsen((1.5, 1.5, 1.5), 8.0) == pytest.approx((3.0, 3.0, 3.0))
 
 
-def sizes_of(patch_voxels: int, object_voxels: float, width: float = 1.0) -> list[PlanSize]:
+def sizes_of(
+    patch_voxels: int, object_voxels: float, width: float = 1.0, dimensions: int = 3
+) -> list[PlanSize]:
     """Return the sizes of a width, without nnU-Net's own."""
-    sizes = [size for size, _ in ladder(patch_voxels, object_voxels)]
+    sizes = [size for size, _ in ladder(patch_voxels, object_voxels, dimensions)]
     return [size for size in sizes if size.width == width and size.patch_voxels is not None]
 
 
@@ -107,6 +109,25 @@ def test_the_sizes_of_a_width_go_from_large_to_small(width, patch_voxels, object
     assert factors == sorted(factors)
 
 
+def test_in_slices_the_sides_of_patches_are_as_much_shorter_as_in_volumes():
+    side = 1000
+    volumes, slices = (
+        [size.patch_voxels ** (1 / axes) for size in sizes_of(side**axes, 1.0, NARROW, axes)]
+        for axes in (3, 2)
+    )
+
+    assert slices == pytest.approx(volumes, rel=1e-3)
+    assert max(slices) <= side
+
+
+def test_in_slices_the_network_becomes_narrower_before_the_patch_becomes_smaller():
+    side = 512
+    cut = [size for size, _ in ladder(side**2, 1.0, 2) if size.patch_voxels is not None]
+
+    assert cut[0] == PlanSize(width=NARROW, patch_voxels=side**2)
+    assert {size.width for size in cut} == {NARROW}
+
+
 def test_the_ladder_begins_with_nnunets_own_networks_and_ends_with_half_the_width():
     sizes = [size for size, _ in ladder(100_000, 1000)]
 
@@ -114,8 +135,9 @@ def test_the_ladder_begins_with_nnunets_own_networks_and_ends_with_half_the_widt
     assert [size.width for size in sizes] == sorted((size.width for size in sizes), reverse=True)
 
 
-def test_smaller_sizes_never_need_more_steps():
-    steps = [needed for _, needed in ladder(100_000, 50_000)]
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_smaller_sizes_never_need_more_steps(dimensions):
+    steps = [needed for _, needed in ladder(100_000, 50_000, dimensions)]
 
     assert steps == sorted(steps, reverse=True)
 

@@ -20,6 +20,7 @@ RESIDUAL_STEPS = 100_000
 OWN_STEPS = 600
 WIDE_STEPS = 400
 NARROW_STEPS = 400
+SLICE_STEPS = 200  # of both in slices: the whole patch was better with as few
 NARROW = 0.5  # of nnU-Net's features; a quarter was worse than half of the patch
 VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 # A ball of twenty voxels across. The organ of the large phantom kept as many and did better than
@@ -27,6 +28,7 @@ VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 RESOLVED_OBJECT_VOXELS = 4_000
 DRAWN_OBJECT_VOXELS = 100  # a ball of six voxels across; less is hardly drawn
 MIN_PATCH_VOXELS = 4096
+SLICE_DIMENSIONS = 2
 PLAIN = "plain"
 
 
@@ -103,7 +105,9 @@ def coarsen(spacing_mm: Sequence[float], factor: float) -> tuple[float, ...]:
     return tuple(sides)
 
 
-def ladder(patch_voxels: int, object_voxels: float) -> list[tuple[PlanSize, int]]:
+def ladder(
+    patch_voxels: int, object_voxels: float, dimensions: int = 3
+) -> list[tuple[PlanSize, int]]:
     """Return sizes from large to small, each with the number of steps that it needs.
 
     The voxels become larger first, and the patch with them, as long as the smallest objects stay
@@ -111,9 +115,13 @@ def ladder(patch_voxels: int, object_voxels: float) -> list[tuple[PlanSize, int]
     with the whole patch, down to an eighth of it, then with larger voxels, as far as the objects
     can still be drawn; and the patch last.
 
+    In slices, where the whole patch is worth more than all of the width, half the width comes
+    before any smaller patch; and the sides of a patch become as much shorter as in volumes.
+
     Args:
         patch_voxels: Voxels of the patch of nnU-Net's own plan.
         object_voxels: Typical size of the smallest labelled objects, in voxels of that plan.
+        dimensions: Sides of a patch; 2 in slices.
 
     Examples:
         >>> sizes = [size for size, _ in ladder(800_000, object_voxels=10_000)]
@@ -123,19 +131,22 @@ def ladder(patch_voxels: int, object_voxels: float) -> list[tuple[PlanSize, int]
     resolved = _factors(object_voxels / RESOLVED_OBJECT_VOXELS)
     drawn = _factors(object_voxels / DRAWN_OBJECT_VOXELS)
     fine, coarse = resolved[-1], drawn[-1]
-    wide = [*((factor, 1) for factor in resolved[1:]), (fine, 2), (fine, 4)]
+    in_slices = dimensions == SLICE_DIMENSIONS
+    wide = [(factor, 1) for factor in resolved[1:]]
+    wide += [] if in_slices else [(fine, 2), (fine, 4)]
     narrow = [(fine, 1), (fine, 2), (fine, 4), (fine, 8)]
     narrow += [(factor, 8) for factor in drawn if factor > fine]
     narrow += [(coarse, 16)]
 
     def cut(factor: float, parts: int, width: float) -> PlanSize:
-        return PlanSize(factor, width, max(MIN_PATCH_VOXELS, int(patch_voxels / factor / parts)))
+        voxels = patch_voxels / factor / parts ** (dimensions / 3)
+        return PlanSize(factor, width, max(MIN_PATCH_VOXELS, int(voxels)))
 
     return [
         (PlanSize(network="resenc_m"), RESIDUAL_STEPS),
         (NNUNET_SIZE, OWN_STEPS),
-        *((cut(factor, parts, 1.0), WIDE_STEPS) for factor, parts in wide),
-        *((cut(factor, parts, NARROW), NARROW_STEPS) for factor, parts in narrow),
+        *((cut(*each, 1.0), SLICE_STEPS if in_slices else WIDE_STEPS) for each in wide),
+        *((cut(*each, NARROW), SLICE_STEPS if in_slices else NARROW_STEPS) for each in narrow),
     ]
 
 

@@ -106,7 +106,11 @@ def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], st
         object_voxels = task.object_mm3 / _voxel_mm3(*own)
         # Voxels of a given size do not grow.
         is_fixed = wish.spacing_mm is not None or wish.configuration == "3d_lowres"
-        sizes = ladder(room_voxels // MIN_BATCH, 0.0 if is_fixed else object_voxels)
+        sizes = ladder(
+            room_voxels // MIN_BATCH,
+            0.0 if is_fixed else object_voxels,
+            dimensions=len(chosen["patch_size"]),
+        )
     made: dict[Candidate, tuple[dict[str, Any], str]] = {}
     for size, steps_needed in restrict(sizes, wish):
         try:
