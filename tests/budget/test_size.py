@@ -120,6 +120,22 @@ def test_in_slices_the_sides_of_patches_are_as_much_shorter_as_in_volumes():
     assert max(slices) <= side
 
 
+def test_in_slices_the_batch_becomes_smaller_before_the_patch():
+    side, batch = 512, 12
+    patch_voxels = side**2 * batch // 2
+
+    narrow = [
+        size.patch_voxels
+        for size, _ in ladder(patch_voxels, 1.0, 2, batch)
+        if size.width == NARROW and size.patch_voxels is not None
+    ]
+
+    assert narrow[:2] == [patch_voxels, side**2]
+    assert narrow[2:] == [
+        size.patch_voxels for size in sizes_of(side**2, 1.0, NARROW, dimensions=2)[1:]
+    ]
+
+
 def test_in_slices_the_network_becomes_narrower_before_the_patch_becomes_smaller():
     side = 512
     cut = [size for size, _ in ladder(side**2, 1.0, 2) if size.patch_voxels is not None]

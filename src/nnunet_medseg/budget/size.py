@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["NNUNET_SIZE", "PlanSize", "PlanWish", "coarsen", "ladder", "restrict"]
+__all__ = ["MIN_BATCH", "NNUNET_SIZE", "PlanSize", "PlanWish", "coarsen", "ladder", "restrict"]
 
 COARSENING_STEP = 1.03  # as nnU-Net's planner makes its low resolution (2.8.1)
 MAX_RATIO = 2.0
@@ -28,6 +28,7 @@ VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 RESOLVED_OBJECT_VOXELS = 4_000
 DRAWN_OBJECT_VOXELS = 100  # a ball of six voxels across; less is hardly drawn
 MIN_PATCH_VOXELS = 4096
+MIN_BATCH = 2  # of nnU-Net's planner
 SLICE_DIMENSIONS = 2
 PLAIN = "plain"
 
@@ -106,7 +107,7 @@ def coarsen(spacing_mm: Sequence[float], factor: float) -> tuple[float, ...]:
 
 
 def ladder(
-    patch_voxels: int, object_voxels: float, dimensions: int = 3
+    patch_voxels: int, object_voxels: float, dimensions: int = 3, batch: int = MIN_BATCH
 ) -> list[tuple[PlanSize, int]]:
     """Return sizes from large to small, each with the number of steps that it needs.
 
@@ -116,12 +117,14 @@ def ladder(
     can still be drawn; and the patch last.
 
     In slices, where the whole patch is worth more than all of the width, half the width comes
-    before any smaller patch; and the sides of a patch become as much shorter as in volumes.
+    first, then a batch of two, and smaller patches last, whose sides become as much shorter as in
+    volumes.
 
     Args:
-        patch_voxels: Voxels of the patch of nnU-Net's own plan.
+        patch_voxels: Voxels of the patch of nnU-Net's own plan, if it were one of a batch of two.
         object_voxels: Typical size of the smallest labelled objects, in voxels of that plan.
         dimensions: Sides of a patch; 2 in slices.
+        batch: Patches a step of that plan.
 
     Examples:
         >>> sizes = [size for size, _ in ladder(800_000, object_voxels=10_000)]
@@ -132,15 +135,20 @@ def ladder(
     drawn = _factors(object_voxels / DRAWN_OBJECT_VOXELS)
     fine, coarse = resolved[-1], drawn[-1]
     in_slices = dimensions == SLICE_DIMENSIONS
-    wide = [(factor, 1) for factor in resolved[1:]]
-    wide += [] if in_slices else [(fine, 2), (fine, 4)]
-    narrow = [(fine, 1), (fine, 2), (fine, 4), (fine, 8)]
-    narrow += [(factor, 8) for factor in drawn if factor > fine]
-    narrow += [(coarse, 16)]
+    pairs = max(1.0, batch / MIN_BATCH) if in_slices else 1.0
 
-    def cut(factor: float, parts: int, width: float) -> PlanSize:
-        voxels = patch_voxels / factor / parts ** (dimensions / 3)
-        return PlanSize(factor, width, max(MIN_PATCH_VOXELS, int(voxels)))
+    def parts(of_volume: int) -> float:
+        return pairs * math.pow(of_volume, dimensions / 3)
+
+    wide = [(factor, 1.0) for factor in resolved[1:]]
+    wide += [] if in_slices else [(fine, parts(2)), (fine, parts(4))]
+    narrow = [(fine, 1.0), *([(fine, pairs)] if pairs > 1 else [])]
+    narrow += [(fine, parts(2)), (fine, parts(4)), (fine, parts(8))]
+    narrow += [(factor, parts(8)) for factor in drawn if factor > fine]
+    narrow += [(coarse, parts(16))]
+
+    def cut(factor: float, divisor: float, width: float) -> PlanSize:
+        return PlanSize(factor, width, max(MIN_PATCH_VOXELS, int(patch_voxels / factor / divisor)))
 
     return [
         (PlanSize(network="resenc_m"), RESIDUAL_STEPS),

@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_medseg.budget.fit import Candidate, Choice, choose_candidate, steps_that_fit
 from nnunet_medseg.budget.size import (
+    MIN_BATCH,
     NNUNET_SIZE,
     NO_WISH,
     PLAIN,
@@ -25,7 +26,6 @@ from nnunet_medseg.nnunet.trainer import TrainingSetup
 
 __all__ = ["PlanTask", "Sized", "describe_plan", "plan_for_time"]
 
-MIN_BATCH = 2  # of nnU-Net's planner
 MIN_STAGES = 3  # nnU-Net's loss leaves the coarsest output out, and the one before it needs another
 
 
@@ -110,6 +110,7 @@ def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], st
             room_voxels // MIN_BATCH,
             0.0 if is_fixed else object_voxels,
             dimensions=len(chosen["patch_size"]),
+            batch=chosen["batch_size"],
         )
     made: dict[Candidate, tuple[dict[str, Any], str]] = {}
     for size, steps_needed in restrict(sizes, wish):
