@@ -83,10 +83,10 @@ def main() -> None:
 
 
 def add(record: dict[str, Any], results: Path = RESULTS) -> None:
-    is_fast = choose_device(record.get("device", "cpu")).has_fast_bf16
     record = {"cores": len(os.sched_getaffinity(0))} | record
-    # What the machine can; stock computes in float32 on every CPU.
-    record["numbers"] = "bfloat16" if is_fast else "float32"
+    if record.get("device", "cpu") == "cpu":
+        # What the machine can; stock computes in float32 on every CPU.
+        record["numbers"] = "bfloat16" if choose_device("cpu").has_fast_bf16 else "float32"
     record["date"] = time.strftime("%Y-%m-%d")
     results.parent.mkdir(exist_ok=True)
     with results.open("a", encoding="utf-8") as lines:
@@ -352,7 +352,8 @@ def show(device: str, numbers: str) -> None:
     lines = [
         line
         for line in every
-        if line.get("device", "cpu") == device and line.get("numbers", "bfloat16") == numbers
+        if line.get("device", "cpu") == device
+        and (device == "cuda" or line.get("numbers", "bfloat16") == numbers)
     ]
     # The machine of the last day counts, and of a day the clock on the wall.
     lines.sort(key=lambda line: (line["date"], line.get("clock") != "work"))

@@ -45,6 +45,7 @@ def test_a_stock_model_is_fine_tuned_with_other_labels_and_a_second_channel(tmp_
         label="kidney=1,lesion=3",
         image_type="T1,FLAIR",
         against_scratch=True,
+        minutes=0.4,  # two trainings
     )
 
     pretrained = manifest["pretrained"]
@@ -70,9 +71,9 @@ def test_a_model_goes_on_with_more_minutes_and_is_measured_before_and_after(tmp_
         timed.append(given[-1].recipe.optimizer)
         return measure_step(*given)
 
-    monkeypatch.setattr(probe, "measure_step", measure)
     write_patient_folders(tmp_path / "in" / "Data", SPEC, cases=6, validate=2)
     train(tmp_path, minutes=0.4, label="liver=1,kidney=2", dataset_name="First")
+    monkeypatch.setattr(probe, "measure_step", measure)
 
     manifest = train(
         tmp_path,

@@ -55,6 +55,18 @@ def test_filters_are_made_orthogonal_in_blocks():
         torch.testing.assert_close(step, filter_step(part))
 
 
+def test_of_the_axes_of_a_bank_the_shorter_one_is_cut():
+    bank = make_weight((3 * BLOCK_FILTERS, 2 * BLOCK_FILTERS)).detach()
+
+    step = filter_step(bank)
+
+    torch.testing.assert_close(step, filter_step(bank.T).T)
+    for block in step.split(BLOCK_FILTERS, dim=1):
+        values = torch.linalg.svdvals(block) / (FILTER_STEP * len(bank) ** 0.5)
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+
 @pytest.mark.parametrize("shape", [(131, 16, 3, 3), (320, 16, 3, 3), (16, 40, 2, 2)], ids=str)
 def test_any_number_of_filters_can_be_cut_into_blocks(shape):
     step = filter_step(make_weight(shape).detach())

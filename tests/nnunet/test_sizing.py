@@ -11,7 +11,7 @@ from tiny_model import DESCRIPTION, write_raw_dataset
 from tiny_training import make_setup
 
 from nnunet_medseg.budget.fit import steps_that_fit
-from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize, PlanWish
+from nnunet_medseg.budget.size import NNUNET_SIZE, SLICE_STEPS, PlanSize, PlanWish
 from nnunet_medseg.errors import UsageError
 from nnunet_medseg.nnunet import sizing
 from nnunet_medseg.nnunet.inference import Model, Segmenter
@@ -295,6 +295,18 @@ def test_a_patch_that_is_too_small_for_three_stages_is_refused(measured, is_free
 def test_a_patch_with_other_sides_than_the_configuration_is_refused(measured, wish, words):
     with pytest.raises(UsageError, match=words):
         candidates_for(measured, **wish)
+
+
+@pytest.mark.parametrize("measured", [PhantomSpec((1, 96, 96), (8.0, 1.0, 1.0))], indirect=True)
+@pytest.mark.parametrize("network", ["default", "small"])
+def test_the_whole_patch_of_slices_needs_few_steps_whatever_network_is_asked_for(measured, network):
+    setup, wish = make_setup(measured), PlanWish(network=network)
+
+    made = _make_candidates(PlanTask(DATASET_NAME, DESCRIPTION, setup, 1.0, wish))
+
+    first = next(iter(made))
+    assert first.size.patch_voxels is None
+    assert first.steps_needed == SLICE_STEPS
 
 
 def test_slices_of_volumes_can_be_trained_on(measured):

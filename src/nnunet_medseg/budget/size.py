@@ -117,8 +117,8 @@ def ladder(
     can still be drawn; and the patch last.
 
     In slices, where the whole patch is worth more than all of the width, half the width comes
-    first, then a batch of two, and smaller patches last, whose sides become as much shorter as in
-    volumes.
+    first, then smaller batches, down to two patches; and smaller patches last, whose sides become
+    as much shorter as in volumes.
 
     Args:
         patch_voxels: Voxels of the patch of nnU-Net's own plan, if it were one of a batch of two.
@@ -142,7 +142,7 @@ def ladder(
 
     wide = [(factor, 1.0) for factor in resolved[1:]]
     wide += [] if in_slices else [(fine, parts(2)), (fine, parts(4))]
-    narrow = [(fine, 1.0), *([(fine, pairs)] if pairs > 1 else [])]
+    narrow = [(fine, 1.0), *((fine, pairs**power) for power in (0.5, 1.0) if pairs > 1)]
     narrow += [(fine, parts(2)), (fine, parts(4)), (fine, parts(8))]
     narrow += [(factor, parts(8)) for factor in drawn if factor > fine]
     narrow += [(coarse, parts(16))]

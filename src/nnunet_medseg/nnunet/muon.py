@@ -116,11 +116,14 @@ def filter_step(gradient: torch.Tensor) -> torch.Tensor:
     matrix = (_whitening(blocks @ blocks.mT) @ blocks).flatten(0, 1)
     scale = FILTER_STEP * math.sqrt(max(rows, columns))
     oriented = matrix if rows <= columns else matrix.T
-    return oriented.to(gradient.dtype).mul_(scale).view_as(gradient)
+    return oriented.contiguous().to(gradient.dtype).mul_(scale).view_as(gradient)
 
 
 def _blocks(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the rows in as few blocks of equal size as may be: (blocks, rows, columns)."""
+    """Return the rows in as few blocks of equal size as may be: (blocks, rows, columns).
+
+    A prime number of rows, which no network of nnU-Net's has, is cut into single ones.
+    """
     rows = len(matrix)
     size = next(size for size in range(min(rows, BLOCK_FILTERS), 0, -1) if rows % size == 0)
     return matrix.reshape(rows // size, size, -1)
@@ -132,7 +135,7 @@ def _whitening(square: torch.Tensor) -> torch.Tensor:
     Each round multiplies M by a polynomial of its square, and the square by that twice: no round
     needs M, whose columns are many times its rows.
     """
-    product = torch.eye(square.shape[-1]).to(square).expand_as(square)
+    product = torch.eye(square.shape[-1], dtype=square.dtype, device=square.device)
     for _ in range(ROUNDS):
         polynomial = torch.baddbmm(square, square, square, beta=CUBIC, alpha=QUINTIC)
         polynomial.diagonal(dim1=-2, dim2=-1).add_(LINEAR)

@@ -112,7 +112,7 @@ def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], st
             dimensions=len(chosen["patch_size"]),
             batch=chosen["batch_size"],
         )
-    made: dict[Candidate, tuple[dict[str, Any], str]] = {}
+    made: dict[str, tuple[Candidate, tuple[dict[str, Any], str]]] = {}
     for size, steps_needed in restrict(sizes, wish):
         try:
             plans, configuration = make_plans(task.dataset, size, wish)
@@ -124,10 +124,12 @@ def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], st
             continue
         flops = count_flops(plans, configuration, task.description)
         name = describe_plan(plans["configurations"][configuration], size)
-        # Two sizes may lead to the same patch; the first is preferred.
-        if name not in {candidate.name for candidate in made}:
-            made[Candidate(size, flops, steps_needed, name)] = (plans, configuration)
-    return _require_any(made)
+        candidate = Candidate(size, flops, steps_needed, name)
+        # Where two sizes lead to the same plan, it needs as many steps as the least of them.
+        first, planned = made.get(name, (candidate, (plans, configuration)))
+        least = min(first.steps_needed, steps_needed)
+        made[name] = (replace(first, steps_needed=least), planned)
+    return _require_any(dict(made.values()))
 
 
 def _with_batch(wish: PlanWish, axes: int, room_voxels: int) -> PlanWish:
