@@ -140,6 +140,7 @@ def ladder(
     def parts(of_volume: int) -> float:
         return pairs * math.pow(of_volume, dimensions / 3)
 
+    steps = (SLICE_STEPS, SLICE_STEPS) if in_slices else (WIDE_STEPS, NARROW_STEPS)
     wide = [(factor, 1.0) for factor in resolved[1:]]
     wide += [] if in_slices else [(fine, parts(2)), (fine, parts(4))]
     narrow = [(fine, 1.0), *((fine, pairs**power) for power in (0.5, 1.0) if pairs > 1)]
@@ -153,8 +154,8 @@ def ladder(
     return [
         (PlanSize(network="resenc_m"), RESIDUAL_STEPS),
         (NNUNET_SIZE, OWN_STEPS),
-        *((cut(*each, 1.0), SLICE_STEPS if in_slices else WIDE_STEPS) for each in wide),
-        *((cut(*each, NARROW), SLICE_STEPS if in_slices else NARROW_STEPS) for each in narrow),
+        *((cut(*each, 1.0), steps[0]) for each in wide),
+        *((cut(*each, NARROW), steps[1]) for each in narrow),
     ]
 
 

@@ -46,6 +46,9 @@ from nnunet_medseg.workflows.variables import AUTO, VARIABLES, numbers_of
 # Reading, normalising and resampling keep a few float64 copies (default_resampling.py of 2.8.1).
 WORK_BYTES_A_VOXEL = 48
 
+# Raised when a step of the same plan takes another time than before: 2 since Muon takes blocks.
+STEP_VERSION = 2
+
 
 def plan(run: Run) -> None:
     """Measure the cases, and plan each training so that enough steps fit into its minutes."""
@@ -143,7 +146,8 @@ class _Speeds:
         self._device = (
             f"{run.device.name}, {core_count()} cores, {precision_of(run)}, torch "
             f"{version('torch')}, {console.counted(len(checked.labels), 'label')}, "
-            f"{console.counted(len(checked.channels), 'channel')}, {choose_recipe(0).optimizer}"
+            f"{console.counted(len(checked.channels), 'channel')}, "
+            f"{choose_recipe(0).optimizer} {STEP_VERSION}"
         )
         self._all: dict[str, dict[str, float]] = read_cache(self._path)
         self.known = dict(self._all.get(self._device, {}))
