@@ -3,14 +3,16 @@
     .venv/bin/python bench/speed.py
 
 The peak is the fastest product of two square matrices. A step counts as three forward passes (one
-forward, two backward). Steps are those of nnU-Net's plan for the hippocampus, with all and with
-half of its features, in float32 and, where the hardware has it, in bfloat16; each variant in turn,
-three rounds, the fastest counts. One JSON line is added to bench/results/speed.jsonl.
+forward, two backward). Steps are those of nnU-Net's plans for the hippocampus and for slices of
+128 x 128 pixels, with all and with half of the features, in float32 and, where the hardware has it,
+in bfloat16; each variant in turn, three rounds, the fastest counts. One JSON line is added to
+bench/results/speed.jsonl: operations, and seconds a step.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import tempfile
 import time
@@ -22,7 +24,11 @@ from typing import Any
 from nnunet_medseg.nnunet.environment import prepare
 
 RESULTS = Path(__file__).resolve().parent / "results" / "speed.jsonl"
-PATCH, BATCH, ROUNDS = (40, 56, 40), 2, 3
+ROUNDS = 3
+Plan = tuple[str, tuple[int, ...], int, int, int, int]
+# Of nnU-Net's own plans: patch, batch, features at full resolution and at most, and resolutions.
+VOLUMES: Plan = ("3d_fullres", (40, 56, 40), 2, 32, 256, 4)
+SLICES: Plan = ("2d", (128, 128), 2, 32, 512, 6)
 DESCRIPTION = {
     "channel_names": {"0": "MRI"},
     "labels": {"background": 0, "anterior": 1, "posterior": 2},
@@ -59,18 +65,23 @@ def measure(folder: Path) -> dict[str, Any]:
     kinds = {"float32": replace(setup, device=replace(device, has_fast_bf16=False))}
     if device.has_fast_bf16:
         kinds["bfloat16"] = setup
+    recipes = (choose_recipe(0), Recipe(mirroring=False))
     best: dict[str, float] = {}
+    steps_s: dict[str, float] = {}
     for _ in range(ROUNDS):
         for kind, chosen in kinds.items():
             best[f"peak {kind}"] = max(best.get(f"peak {kind}", 0), peak_flops(kind, device.kind))
-            for width, recipe in product((1.0, 0.5), (choose_recipe(0), Recipe(mirroring=False))):
-                plans = make_plans(width)
-                flops = 3 * count_flops(plans, "3d_fullres", DESCRIPTION)
+            for plan, width, recipe in product((VOLUMES, SLICES), (1.0, 0.5), recipes):
+                plans = make_plans(plan, width)
+                flops = 3 * count_flops(plans, plan[0], DESCRIPTION)
                 setup = replace(chosen, recipe=recipe)
-                step_s = measure_step(plans, "3d_fullres", DESCRIPTION, setup)
-                name = f"step {kind} width {width:g} {recipe.optimizer}"
-                best[name] = max(best.get(name, 0), flops / step_s)
-    return {name: round(value / 1e9) for name, value in best.items()} | {"device": device.name}
+                step_s = measure_step(plans, plan[0], DESCRIPTION, setup)
+                slices = "slices " if plan is SLICES else ""
+                name = f"step {kind} {slices}width {width:g} {recipe.optimizer}"
+                steps_s[name] = min(steps_s.get(name, math.inf), round(step_s, 3))
+                best[name] = flops / steps_s[name]
+    speeds = {name: round(value / 1e9) for name, value in best.items()}
+    return speeds | {"seconds": steps_s, "device": device.name}
 
 
 def peak_flops(kind: str, place: str) -> float:
@@ -86,21 +97,25 @@ def peak_flops(kind: str, place: str) -> float:
     return 2 * size**3 / min(times)
 
 
-def make_plans(width: float) -> dict[str, Any]:
-    features = [int(width * number) for number in (32, 64, 128, 256)]
+def make_plans(plan: Plan, width: float) -> dict[str, Any]:
+    configuration, patch, batch, least, most, stages = plan
+    axes = len(patch)
+    features = [int(width * min(most, least * 2**stage)) for stage in range(stages)]
     arguments = {
-        "n_stages": 4, "features_per_stage": features, "conv_op": "torch.nn.modules.conv.Conv3d",
-        "kernel_sizes": [[3, 3, 3]] * 4, "strides": [[1, 1, 1]] + [[2, 2, 2]] * 3,
-        "n_conv_per_stage": [2] * 4, "n_conv_per_stage_decoder": [2] * 3, "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "n_stages": stages, "features_per_stage": features,
+        "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
+        "kernel_sizes": [[3] * axes] * stages,
+        "strides": [[1] * axes] + [[2] * axes] * (stages - 1),
+        "n_conv_per_stage": [2] * stages, "n_conv_per_stage_decoder": [2] * (stages - 1),
+        "conv_bias": True, "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{axes}d",
         "norm_op_kwargs": {"eps": 1e-5, "affine": True}, "dropout_op": None,
         "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
     }  # fmt: skip
-    configuration = {
+    chosen = {
         "data_identifier": "bench", "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": BATCH, "patch_size": list(PATCH), "spacing": [1.0, 1.0, 1.0],
-        "median_image_size_in_voxels": list(PATCH),
+        "batch_size": batch, "patch_size": list(patch), "spacing": [1.0] * axes,
+        "median_image_size_in_voxels": list(patch),
         "normalization_schemes": ["ZScoreNormalization"],
         "use_mask_for_norm": [False], "batch_dice": False,
         "architecture": {
@@ -112,7 +127,7 @@ def make_plans(width: float) -> dict[str, Any]:
     return {
         "dataset_name": "Dataset001_medseg", "plans_name": "bench", "label_manager": "LabelManager",
         "image_reader_writer": "SimpleITKIOWithReorient", "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2], "configurations": {"3d_fullres": configuration},
+        "transpose_backward": [0, 1, 2], "configurations": {configuration: chosen},
     }  # fmt: skip
 
 

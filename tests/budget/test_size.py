@@ -145,6 +145,13 @@ def test_in_slices_the_network_becomes_narrower_before_the_patch_becomes_smaller
     assert {size.width for size in cut} == {NARROW}
 
 
+def test_in_volumes_the_network_becomes_narrower_before_the_patch_is_less_than_half():
+    sizes = sizes_of(800_000, 10_000, 1.0) + sizes_of(800_000, 10_000, NARROW)[:2]
+
+    seen = [(size.width, size.patch_voxels) for size in sizes if size.voxel_factor == 2]
+    assert seen == [(1.0, 400_000), (1.0, 200_000), (NARROW, 400_000), (NARROW, 200_000)]
+
+
 def test_the_ladder_begins_with_nnunets_own_networks_and_ends_with_half_the_width():
     sizes = [size for size, _ in ladder(100_000, 1000)]
 
@@ -169,8 +176,8 @@ def test_large_objects_get_larger_voxels_before_the_patch_sees_less_of_the_image
     sizes = sizes_of(1_600_000, 32_000)
 
     seen = [size.patch_voxels * size.voxel_factor for size in sizes]
-    assert seen == [1_600_000, 1_600_000, 1_600_000, 800_000, 400_000]
-    assert [size.voxel_factor for size in sizes] == [2, 4, 8, 8, 8]
+    assert seen == [1_600_000, 1_600_000, 1_600_000, 800_000]
+    assert [size.voxel_factor for size in sizes] == [2, 4, 8, 8]
 
 
 @given(st.integers(4096, 10**8), st.floats(1, 10**8))

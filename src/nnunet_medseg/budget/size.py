@@ -112,9 +112,10 @@ def ladder(
     """Return sizes from large to small, each with the number of steps that it needs.
 
     The voxels become larger first, and the patch with them, as long as the smallest objects stay
-    well resolved; then the patch becomes smaller, down to a quarter. Then comes half the width:
-    with the whole patch, down to an eighth of it, then with larger voxels, as far as the objects
-    can still be drawn; and the patch last.
+    well resolved; then half of the patch. Then comes half the width: with the whole patch, down to
+    an eighth of it, then with larger voxels, as far as the objects can still be drawn; and the
+    patch last. A quarter of the patch with all of the width is not among them: half of the patch
+    with half of the width was as good or better in the same time.
 
     In slices, where the whole patch is worth more than all of the width, half the width comes
     first, then smaller batches, down to two patches; and smaller patches last, whose sides become
@@ -129,7 +130,7 @@ def ladder(
     Examples:
         >>> sizes = [size for size, _ in ladder(800_000, object_voxels=10_000)]
         >>> [(size.width, size.voxel_factor, size.patch_voxels) for size in sizes[2:6]]
-        [(1.0, 2.0, 400000), (1.0, 2.0, 200000), (1.0, 2.0, 100000), (0.5, 2.0, 400000)]
+        [(1.0, 2.0, 400000), (1.0, 2.0, 200000), (0.5, 2.0, 400000), (0.5, 2.0, 200000)]
     """
     resolved = _factors(object_voxels / RESOLVED_OBJECT_VOXELS)
     drawn = _factors(object_voxels / DRAWN_OBJECT_VOXELS)
@@ -142,7 +143,7 @@ def ladder(
 
     steps = (SLICE_STEPS, SLICE_STEPS) if in_slices else (WIDE_STEPS, NARROW_STEPS)
     wide = [(factor, 1.0) for factor in resolved[1:]]
-    wide += [] if in_slices else [(fine, parts(2)), (fine, parts(4))]
+    wide += [] if in_slices else [(fine, parts(2))]
     narrow = [(fine, 1.0), *((fine, pairs**power) for power in (0.5, 1.0) if pairs > 1)]
     narrow += [(fine, parts(2)), (fine, parts(4)), (fine, parts(8))]
     narrow += [(factor, parts(8)) for factor in drawn if factor > fine]
