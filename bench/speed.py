@@ -25,10 +25,13 @@ from nnunet_medseg.nnunet.environment import prepare
 
 RESULTS = Path(__file__).resolve().parent / "results" / "speed.jsonl"
 ROUNDS = 3
-Plan = tuple[str, tuple[int, ...], int, int, int, int]
-# Of nnU-Net's own plans: patch, batch, features at full resolution and at most, and resolutions.
-VOLUMES: Plan = ("3d_fullres", (40, 56, 40), 2, 32, 256, 4)
-SLICES: Plan = ("2d", (128, 128), 2, 32, 512, 6)
+BATCH = 2
+CONFIGURATION = "bench"
+# Patch, and features of each resolution.
+PLANS = {
+    "": ((40, 56, 40), (32, 64, 128, 256)),
+    "slices ": ((128, 128), (32, 64, 128, 256, 512, 512)),
+}
 DESCRIPTION = {
     "channel_names": {"0": "MRI"},
     "labels": {"background": 0, "anterior": 1, "posterior": 2},
@@ -66,22 +69,25 @@ def measure(folder: Path) -> dict[str, Any]:
     if device.has_fast_bf16:
         kinds["bfloat16"] = setup
     recipes = (choose_recipe(0), Recipe(mirroring=False))
-    best: dict[str, float] = {}
+    peaks: dict[str, float] = {}
+    flops: dict[str, float] = {}
     steps_s: dict[str, float] = {}
     for _ in range(ROUNDS):
         for kind, chosen in kinds.items():
-            best[f"peak {kind}"] = max(best.get(f"peak {kind}", 0), peak_flops(kind, device.kind))
-            for plan, width, recipe in product((VOLUMES, SLICES), (1.0, 0.5), recipes):
-                plans = make_plans(plan, width)
-                flops = 3 * count_flops(plans, plan[0], DESCRIPTION)
+            peaks[kind] = max(peaks.get(kind, 0), peak_flops(kind, device.kind))
+            for shape, width, recipe in product(PLANS, (1.0, 0.5), recipes):
+                plans = make_plans(*PLANS[shape], width)
+                name = f"step {kind} {shape}width {width:g} {recipe.optimizer}"
+                flops[name] = 3 * count_flops(plans, CONFIGURATION, DESCRIPTION)
                 setup = replace(chosen, recipe=recipe)
-                step_s = measure_step(plans, plan[0], DESCRIPTION, setup)
-                slices = "slices " if plan is SLICES else ""
-                name = f"step {kind} {slices}width {width:g} {recipe.optimizer}"
-                steps_s[name] = min(steps_s.get(name, math.inf), round(step_s, 3))
-                best[name] = flops / steps_s[name]
-    speeds = {name: round(value / 1e9) for name, value in best.items()}
-    return speeds | {"seconds": steps_s, "device": device.name}
+                step_s = measure_step(plans, CONFIGURATION, DESCRIPTION, setup)
+                steps_s[name] = min(steps_s.get(name, math.inf), step_s)
+    speeds = {f"peak {kind}": peak for kind, peak in peaks.items()}
+    speeds |= {name: flops[name] / step_s for name, step_s in steps_s.items()}
+    return {name: round(value / 1e9) for name, value in speeds.items()} | {
+        "seconds": {name: round(step_s, 3) for name, step_s in steps_s.items()},
+        "device": device.name,
+    }
 
 
 def peak_flops(kind: str, place: str) -> float:
@@ -97,12 +103,10 @@ def peak_flops(kind: str, place: str) -> float:
     return 2 * size**3 / min(times)
 
 
-def make_plans(plan: Plan, width: float) -> dict[str, Any]:
-    configuration, patch, batch, least, most, stages = plan
-    axes = len(patch)
-    features = [int(width * min(most, least * 2**stage)) for stage in range(stages)]
+def make_plans(patch: tuple[int, ...], features: tuple[int, ...], width: float) -> dict[str, Any]:
+    axes, stages = len(patch), len(features)
     arguments = {
-        "n_stages": stages, "features_per_stage": features,
+        "n_stages": stages, "features_per_stage": [int(width * number) for number in features],
         "conv_op": f"torch.nn.modules.conv.Conv{axes}d",
         "kernel_sizes": [[3] * axes] * stages,
         "strides": [[1] * axes] + [[2] * axes] * (stages - 1),
@@ -112,9 +116,9 @@ def make_plans(plan: Plan, width: float) -> dict[str, Any]:
         "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU",
         "nonlin_kwargs": {"inplace": True},
     }  # fmt: skip
-    chosen = {
+    configuration = {
         "data_identifier": "bench", "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": batch, "patch_size": list(patch), "spacing": [1.0] * axes,
+        "batch_size": BATCH, "patch_size": list(patch), "spacing": [1.0] * axes,
         "median_image_size_in_voxels": list(patch),
         "normalization_schemes": ["ZScoreNormalization"],
         "use_mask_for_norm": [False], "batch_dice": False,
@@ -127,7 +131,7 @@ def make_plans(plan: Plan, width: float) -> dict[str, Any]:
     return {
         "dataset_name": "Dataset001_medseg", "plans_name": "bench", "label_manager": "LabelManager",
         "image_reader_writer": "SimpleITKIOWithReorient", "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2], "configurations": {configuration: chosen},
+        "transpose_backward": [0, 1, 2], "configurations": {CONFIGURATION: configuration},
     }  # fmt: skip
 
 

@@ -114,8 +114,8 @@ def ladder(
     The voxels become larger first, and the patch with them, as long as the smallest objects stay
     well resolved; then half of the patch. Then comes half the width: with the whole patch, down to
     an eighth of it, then with larger voxels, as far as the objects can still be drawn; and the
-    patch last. A quarter of the patch with all of the width is not among them: half of the patch
-    with half of the width was as good or better in the same time.
+    patch last. A quarter of the patch with all of the width is not among them: in the same time, a
+    half or a quarter of it with half of the width was as good or better.
 
     In slices, where the whole patch is worth more than all of the width, half the width comes
     first, then smaller batches, down to two patches; and smaller patches last, whose sides become

@@ -197,7 +197,7 @@ class BudgetedTrainer(nnUNetTrainer):
             torch.backends.cudnn.benchmark = True
             # Products of matrices in TF32, as convolutions are anyway. Muon's are the only ones in
             # float32, and it bears fewer digits still (Jordan et al., 2024, have bfloat16).
-            torch.set_float32_matmul_precision("high")
+            torch.backends.cuda.matmul.allow_tf32 = True
         use_all_cores(setup.device)
         if setup.threads is not None:
             torch.set_num_threads(min(setup.threads, core_count()))
