@@ -89,7 +89,7 @@ def strange_nifti(*, sheared: bool = False, frames: int = 0) -> Tree:
         for name, volume in (("img", make_image(number)), ("train", make_label((1, 2)))):
             array = volume.array.T if not frames else np.stack([volume.array.T] * frames, axis=-1)
             content = nibabel.Nifti1Image(array, affine).to_bytes()
-            tree[f"{patient}/{name}.nii.gz"] = gzip.compress(content, 1)
+            tree[f"{patient}/{name}.nii.gz"] = gzip.compress(content, 1, mtime=0)
     return tree
 
 

@@ -150,7 +150,7 @@ def spoil_file(tree: Tree, drawn: tuple[int, bool, list[Any]]) -> tuple[Tree, st
     content = gzip.decompress(content) if packed else content
     for edit in edits:
         content = edit_bytes(content, edit)
-    spoilt = gzip.compress(content, 1) if packed else content
+    spoilt = gzip.compress(content, 1, mtime=0) if packed else content
     return tree | {path: spoilt}, path.rpartition("/")[2]
 
 
