@@ -5,6 +5,7 @@ lesions       phantom, 2 MRI channels of 48 x 64 x 64 voxels, the lesion only: 2
 organs        phantom, anisotropic CT of 20 x 80 x 80 voxels, 2 organs and a lesion: 24 and 12
 large         phantom, MRI of 88 x 142 x 190 voxels of 0.625 mm, one organ: 12 and 6
 slices        phantom, single slices of 128 x 128 voxels of MRI, 2 organs and a lesion: 48 and 24
+mixed         phantom, MRI of 40 x 64 x 72 voxels, 2 organs and a lesion: 24 and 12
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ PHANTOMS = {
     "organs": Phantoms(PhantomSpec((20, 80, 80), (5.0, 1.5, 1.5), "CT", seed=12), 24, 12),
     "large": Phantoms(PhantomSpec((88, 142, 190), (0.625,) * 3, "MRI", seed=13), 12, 6),
     "slices": Phantoms(PhantomSpec((1, 128, 128), (5.0, 1.5, 1.5), "MRI", seed=14), 48, 24),
+    "mixed": Phantoms(PhantomSpec((40, 64, 72), (2.5, 1.2, 1.2), "MRI", seed=15), 24, 12),
 }
 # Options of exe_train.py.
 OPTIONS = {
@@ -43,6 +45,7 @@ OPTIONS = {
     "organs": {"label": "liver=1,kidney=2,lesion=3", "image_type": "CT"},
     "large": {"label": "liver=1", "image_type": "MRI"},
     "slices": {"label": "liver=1,kidney=2,lesion=3", "image_type": "MRI"},
+    "mixed": {"label": "liver=1,kidney=2,lesion=3", "image_type": "MRI"},
 }
 
 
