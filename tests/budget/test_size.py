@@ -14,8 +14,12 @@ from nnunet_medseg.budget.size import (
     DRAWN_OBJECT_VOXELS,
     MAX_RATIO,
     NARROW,
+    NARROW_STEPS,
     NNUNET_SIZE,
     NO_WISH,
+    OBJECTS_A_PATCH,
+    TIGHT_STEPS,
+    ObjectSizes,
     PlanSize,
     PlanWish,
     coarsen,
@@ -90,11 +94,16 @@ def test_a_cube_stays_a_cube():
     assert coarsen((1.5, 1.5, 1.5), 8.0) == pytest.approx((3.0, 3.0, 3.0))
 
 
+def alike(object_voxels: float) -> ObjectSizes:
+    """Return objects of one size."""
+    return ObjectSizes(object_voxels, object_voxels)
+
+
 def sizes_of(
     patch_voxels: int, object_voxels: float, width: float = 1.0, dimensions: int = 3
 ) -> list[PlanSize]:
     """Return the sizes of a width, without nnU-Net's own."""
-    sizes = [size for size, _ in ladder(patch_voxels, object_voxels, dimensions)]
+    sizes = [size for size, _ in ladder(patch_voxels, alike(object_voxels), dimensions)]
     return [size for size in sizes if size.width == width and size.patch_voxels is not None]
 
 
@@ -126,7 +135,7 @@ def test_in_slices_the_batch_becomes_smaller_before_the_patch():
 
     narrow = [
         size.patch_voxels
-        for size, _ in ladder(patch_voxels, 1.0, 2, batch)
+        for size, _ in ladder(patch_voxels, alike(1.0), 2, batch)
         if size.width == NARROW and size.patch_voxels is not None
     ]
 
@@ -139,7 +148,7 @@ def test_in_slices_the_batch_becomes_smaller_before_the_patch():
 
 def test_in_slices_the_network_becomes_narrower_before_the_patch_becomes_smaller():
     side = 512
-    cut = [size for size, _ in ladder(side**2, 1.0, 2) if size.patch_voxels is not None]
+    cut = [size for size, _ in ladder(side**2, alike(1.0), 2) if size.patch_voxels is not None]
 
     assert cut[0] == PlanSize(width=NARROW, patch_voxels=side**2)
     assert {size.width for size in cut} == {NARROW}
@@ -153,7 +162,7 @@ def test_in_volumes_the_network_becomes_narrower_before_the_patch_is_less_than_h
 
 
 def test_the_ladder_begins_with_nnunets_own_networks_and_ends_with_half_the_width():
-    sizes = [size for size, _ in ladder(100_000, 1000)]
+    sizes = [size for size, _ in ladder(100_000, alike(1000))]
 
     assert sizes[:2] == [PlanSize(network="resenc_m"), NNUNET_SIZE]
     assert [size.width for size in sizes] == sorted((size.width for size in sizes), reverse=True)
@@ -161,9 +170,36 @@ def test_the_ladder_begins_with_nnunets_own_networks_and_ends_with_half_the_widt
 
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_smaller_sizes_never_need_more_steps(dimensions):
-    steps = [needed for _, needed in ladder(100_000, 50_000, dimensions)]
+    steps = [needed for _, needed in ladder(100_000, alike(50_000), dimensions)]
 
     assert steps == sorted(steps, reverse=True)
+
+
+@given(st.integers(4096, 10**8), st.floats(1, 10**7), st.floats(1, 10**7))
+def test_few_steps_suffice_only_where_the_next_patch_holds_the_largest_object_too_few_times(
+    patch_voxels, one, other
+):
+    objects = ObjectSizes(min(one, other), max(one, other))
+    rungs = [
+        (patch_voxels / size.patch_voxels / size.voxel_factor, needed)
+        for size, needed in ladder(patch_voxels, objects)
+        if size.width == NARROW and size.patch_voxels > 4096
+    ]
+
+    for (_, needed), (next_part, _) in itertools.pairwise(rungs):
+        holds = patch_voxels / next_part / objects.largest
+        if holds == pytest.approx(OBJECTS_A_PATCH, rel=0.01):
+            continue  # voxels of patches are rounded
+        assert needed == (TIGHT_STEPS if holds < OBJECTS_A_PATCH else NARROW_STEPS)
+
+
+def test_a_large_organ_beside_a_small_lesion_keeps_its_patch_where_the_lesion_alone_does_not():
+    steps = [
+        {size.patch_voxels: needed for size, needed in ladder(140_000, objects)}[70_000]
+        for objects in (ObjectSizes(300, 6000), ObjectSizes(300, 300))
+    ]
+
+    assert steps == [TIGHT_STEPS, NARROW_STEPS]
 
 
 def test_small_objects_keep_their_voxels_as_long_as_a_smaller_patch_helps():
@@ -182,13 +218,13 @@ def test_large_objects_get_larger_voxels_before_the_patch_sees_less_of_the_image
 
 @given(st.integers(4096, 10**8), st.floats(1, 10**8))
 def test_no_object_becomes_too_small_to_be_drawn(patch_voxels, object_voxels):
-    for size, _ in ladder(patch_voxels, object_voxels):
+    for size, _ in ladder(patch_voxels, alike(object_voxels)):
         assert size.voxel_factor == 1 or object_voxels / size.voxel_factor >= DRAWN_OBJECT_VOXELS
 
 
 # --- what the user asks ------------------------------------------------------------------------
 
-LADDER = ladder(5_000_000, object_voxels=50_000)
+LADDER = ladder(5_000_000, alike(50_000))
 WISHES = st.builds(
     PlanWish,
     configuration=st.sampled_from([None, "2d", "3d_fullres", "3d_lowres"]),

@@ -11,14 +11,14 @@ from tiny_model import DESCRIPTION, write_raw_dataset
 from tiny_training import make_setup
 
 from nnunet_medseg.budget.fit import steps_that_fit
-from nnunet_medseg.budget.size import NNUNET_SIZE, SLICE_STEPS, PlanSize, PlanWish
+from nnunet_medseg.budget.size import NNUNET_SIZE, SLICE_STEPS, ObjectSizes, PlanSize, PlanWish
 from nnunet_medseg.errors import UsageError
 from nnunet_medseg.nnunet import sizing
 from nnunet_medseg.nnunet.inference import Model, Segmenter
 from nnunet_medseg.nnunet.planning import (
     extract_fingerprint,
     make_plans,
-    read_smallest_object_mm3,
+    read_object_sizes_mm3,
 )
 from nnunet_medseg.nnunet.plans import check_plans
 from nnunet_medseg.nnunet.probe import count_flops, measure_step
@@ -33,6 +33,8 @@ from nnunet_medseg.phantom import PhantomSpec
 from nnunet_medseg.run_folder import DATASET_NAME
 
 SPEC = PhantomSpec((24, 32, 32), (2.0, 1.5, 1.5))
+LARGE_OBJECTS = ObjectSizes(100_000.0, 100_000.0)
+SMALL_OBJECTS = ObjectSizes(1000.0, 1000.0)
 
 
 @pytest.fixture
@@ -63,15 +65,16 @@ def pretend(monkeypatch: pytest.MonkeyPatch, gigaflops: float) -> list[float]:
     return measured
 
 
-def plan_on(folder: Path, minutes: float, object_mm3: float | None = 1000.0):
+def plan_on(folder: Path, minutes: float, objects_mm3: ObjectSizes | None = SMALL_OBJECTS):
     setup = make_setup(folder, asked_s=60 * minutes)
-    return plan_for_time(PlanTask(DATASET_NAME, DESCRIPTION, setup, object_mm3))
+    return plan_for_time(PlanTask(DATASET_NAME, DESCRIPTION, setup, objects_mm3))
 
 
-def test_the_smallest_labelled_objects_are_measured_with_the_fingerprint(measured):
-    volume_mm3 = read_smallest_object_mm3(measured)
+def test_the_sizes_of_labelled_objects_are_measured_with_the_fingerprint(measured):
+    sizes_mm3 = read_object_sizes_mm3(measured)
 
-    assert 30 * math.prod(SPEC.spacing_mm) <= volume_mm3 < math.prod(SPEC.shape) * 4.5
+    assert 30 * math.prod(SPEC.spacing_mm) <= sizes_mm3.smallest < sizes_mm3.largest
+    assert sizes_mm3.largest < math.prod(SPEC.shape) * 4.5
 
 
 def test_a_fast_machine_gets_nnunets_own_plan(measured, monkeypatch, tmp_path):
@@ -123,7 +126,7 @@ def test_a_very_long_training_gets_a_residual_encoder(measured, monkeypatch, tmp
 def test_the_default_plan_is_nnunets_own_however_slow_the_machine(measured, monkeypatch, tmp_path):
     pretend(monkeypatch, gigaflops=0.1)
 
-    sized = plan_on(tmp_path, minutes=1, object_mm3=None)
+    sized = plan_on(tmp_path, minutes=1, objects_mm3=None)
 
     assert sized.plans == make_plans(DATASET_NAME)[0]
 
@@ -185,7 +188,7 @@ def test_a_smaller_size_has_a_smaller_patch_and_larger_voxels(measured):
     indirect=True,
 )
 def test_no_plan_is_smaller_than_nnunets_loss_can_train(measured):
-    task = PlanTask(DATASET_NAME, DESCRIPTION, make_setup(measured), object_mm3=100_000.0)
+    task = PlanTask(DATASET_NAME, DESCRIPTION, make_setup(measured), LARGE_OBJECTS)
 
     made = _make_candidates(task)
 
@@ -221,9 +224,9 @@ def test_a_plan_that_does_not_fit_the_memory_is_not_tried(measured, monkeypatch,
 
 def candidates_for(folder: Path, *, is_free: bool = True, **wish) -> list[dict]:
     """Return the configurations that could be trained, from large to small."""
-    object_mm3 = 100_000.0 if is_free else None
+    objects_mm3 = LARGE_OBJECTS if is_free else None
     made = _make_candidates(
-        PlanTask(DATASET_NAME, DESCRIPTION, make_setup(folder), object_mm3, PlanWish(**wish))
+        PlanTask(DATASET_NAME, DESCRIPTION, make_setup(folder), objects_mm3, PlanWish(**wish))
     )
     return [plans["configurations"][name] for plans, name in made.values()]
 
@@ -302,7 +305,7 @@ def test_a_patch_with_other_sides_than_the_configuration_is_refused(measured, wi
 def test_the_whole_patch_of_slices_needs_few_steps_whatever_network_is_asked_for(measured, network):
     setup, wish = make_setup(measured), PlanWish(network=network)
 
-    made = _make_candidates(PlanTask(DATASET_NAME, DESCRIPTION, setup, 1.0, wish))
+    made = _make_candidates(PlanTask(DATASET_NAME, DESCRIPTION, setup, ObjectSizes(1.0, 1.0), wish))
 
     first = next(iter(made))
     assert first.size.patch_voxels is None
@@ -318,7 +321,7 @@ def test_slices_of_volumes_can_be_trained_on(measured):
 
 def test_what_was_measured_once_is_not_measured_again(measured, monkeypatch, tmp_path):
     measurements = pretend(monkeypatch, gigaflops=20)
-    task = PlanTask(DATASET_NAME, DESCRIPTION, make_setup(tmp_path, asked_s=300), 1000.0)
+    task = PlanTask(DATASET_NAME, DESCRIPTION, make_setup(tmp_path, asked_s=300), SMALL_OBJECTS)
     first = plan_for_time(task)
     count = len(measurements)
     shown = []

@@ -6,13 +6,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["MIN_BATCH", "NNUNET_SIZE", "PlanSize", "PlanWish", "coarsen", "ladder", "restrict"]
+__all__ = [
+    "MIN_BATCH",
+    "NNUNET_SIZE",
+    "ObjectSizes",
+    "PlanSize",
+    "PlanWish",
+    "coarsen",
+    "ladder",
+    "restrict",
+]
 
 COARSENING_STEP = 1.03  # as nnU-Net's planner makes its low resolution (2.8.1)
 MAX_RATIO = 2.0
 
 # How many steps a size needs before it is better than the next smaller one in the same time. Those
-# of the last two lie between numbers that were measured with Muon, of which some were too few and
+# of the last three lie between numbers that were measured with Muon, of which some were too few and
 # others enough (docs/concepts/budget.md); that of nnU-Net's own plan is a guess, and so is the
 # first: its residual presets were shown to be better after 250,000 steps (Isensee et al., MICCAI
 # 2024, arXiv:2404.09556).
@@ -20,6 +29,7 @@ RESIDUAL_STEPS = 100_000
 OWN_STEPS = 600
 WIDE_STEPS = 400
 NARROW_STEPS = 400
+TIGHT_STEPS = 100  # where the next smaller patch is too small for the largest objects
 SLICE_STEPS = 200  # of both in slices: the whole patch was better with as few
 NARROW = 0.5  # of nnU-Net's features; a quarter was worse than half of the patch
 VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -27,6 +37,8 @@ VOXEL_FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 # with finer voxels of a part of the image.
 RESOLVED_OBJECT_VOXELS = 4_000
 DRAWN_OBJECT_VOXELS = 100  # a ball of six voxels across; less is hardly drawn
+# A patch of twice the sides of a ball holds 15 of it, one of 1.6 times its sides 8.
+OBJECTS_A_PATCH = 8
 MIN_PATCH_VOXELS = 4096
 MIN_BATCH = 2  # of nnU-Net's planner
 SLICE_DIMENSIONS = 2
@@ -53,6 +65,19 @@ class PlanSize:
 
 
 NNUNET_SIZE = PlanSize()
+
+
+@dataclass(frozen=True)
+class ObjectSizes:
+    """How large labelled objects typically are, as volumes in mm3 or in voxels.
+
+    Attributes:
+        smallest: Of the label whose objects are the smallest.
+        largest: Of the label whose objects are the largest.
+    """
+
+    smallest: float
+    largest: float
 
 
 @dataclass(frozen=True)
@@ -107,7 +132,7 @@ def coarsen(spacing_mm: Sequence[float], factor: float) -> tuple[float, ...]:
 
 
 def ladder(
-    patch_voxels: int, object_voxels: float, dimensions: int = 3, batch: int = MIN_BATCH
+    patch_voxels: int, objects: ObjectSizes, dimensions: int = 3, batch: int = MIN_BATCH
 ) -> list[tuple[PlanSize, int]]:
     """Return sizes from large to small, each with the number of steps that it needs.
 
@@ -121,19 +146,22 @@ def ladder(
     first, then smaller batches, down to two patches; and smaller patches last, whose sides become
     as much shorter as in volumes.
 
+    In volumes, where the next smaller patch would hold the largest objects fewer than eight times,
+    fewer steps of half the width suffice: it would not see enough of what is around them.
+
     Args:
         patch_voxels: Voxels of the patch of nnU-Net's own plan, if it were one of a batch of two.
-        object_voxels: Typical size of the smallest labelled objects, in voxels of that plan.
+        objects: Sizes of labelled objects, in voxels of that plan.
         dimensions: Sides of a patch; 2 in slices.
         batch: Patches a step of that plan.
 
     Examples:
-        >>> sizes = [size for size, _ in ladder(800_000, object_voxels=10_000)]
+        >>> sizes = [size for size, _ in ladder(800_000, ObjectSizes(10_000, 10_000))]
         >>> [(size.width, size.voxel_factor, size.patch_voxels) for size in sizes[2:6]]
         [(1.0, 2.0, 400000), (1.0, 2.0, 200000), (0.5, 2.0, 400000), (0.5, 2.0, 200000)]
     """
-    resolved = _factors(object_voxels / RESOLVED_OBJECT_VOXELS)
-    drawn = _factors(object_voxels / DRAWN_OBJECT_VOXELS)
+    resolved = _factors(objects.smallest / RESOLVED_OBJECT_VOXELS)
+    drawn = _factors(objects.smallest / DRAWN_OBJECT_VOXELS)
     fine, coarse = resolved[-1], drawn[-1]
     in_slices = dimensions == SLICE_DIMENSIONS
     pairs = max(1.0, batch / MIN_BATCH) if in_slices else 1.0
@@ -141,13 +169,17 @@ def ladder(
     def parts(of_volume: int) -> float:
         return pairs * math.pow(of_volume, dimensions / 3)
 
-    steps = (SLICE_STEPS, SLICE_STEPS) if in_slices else (WIDE_STEPS, NARROW_STEPS)
+    def narrow_steps(next_divisor: float) -> int:
+        is_tight = patch_voxels / next_divisor < OBJECTS_A_PATCH * objects.largest
+        return SLICE_STEPS if in_slices else TIGHT_STEPS if is_tight else NARROW_STEPS
+
     wide = [(factor, 1.0) for factor in resolved[1:]]
     wide += [] if in_slices else [(fine, parts(2))]
     narrow = [(fine, 1.0), *((fine, pairs**power) for power in (0.5, 1.0) if pairs > 1)]
     narrow += [(fine, parts(2)), (fine, parts(4)), (fine, parts(8))]
     narrow += [(factor, parts(8)) for factor in drawn if factor > fine]
     narrow += [(coarse, parts(16))]
+    next_divisors = [divisor for _, divisor in narrow[1:]] + [parts(16)]
 
     def cut(factor: float, divisor: float, width: float) -> PlanSize:
         return PlanSize(factor, width, max(MIN_PATCH_VOXELS, int(patch_voxels / factor / divisor)))
@@ -155,8 +187,11 @@ def ladder(
     return [
         (PlanSize(network="resenc_m"), RESIDUAL_STEPS),
         (NNUNET_SIZE, OWN_STEPS),
-        *((cut(*each, 1.0), steps[0]) for each in wide),
-        *((cut(*each, NARROW), steps[1]) for each in narrow),
+        *((cut(*each, 1.0), SLICE_STEPS if in_slices else WIDE_STEPS) for each in wide),
+        *(
+            (cut(*each, NARROW), narrow_steps(divisor))
+            for each, divisor in zip(narrow, next_divisors, strict=True)
+        ),
     ]
 
 

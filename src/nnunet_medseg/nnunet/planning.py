@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params, nnUNetDatasetBlosc2
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_medseg.budget.size import NNUNET_SIZE, NO_WISH, PlanSize, PlanWish
+from nnunet_medseg.budget.size import NNUNET_SIZE, NO_WISH, ObjectSizes, PlanSize, PlanWish
 from nnunet_medseg.errors import UsageError
 from nnunet_medseg.evaluation.components import typical_object_voxels
 from nnunet_medseg.files import read_json, write_json
@@ -45,7 +45,7 @@ __all__ = [
     "make_plans",
     "preparation_key",
     "preprocess",
-    "read_smallest_object_mm3",
+    "read_object_sizes_mm3",
     "write_plans",
 ]
 
@@ -117,7 +117,7 @@ def extract_fingerprint(
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "dataset_fingerprint.json", fingerprint)
-    write_json(folder / OBJECTS_NAME, {"smallest_mm3": _smallest_object_mm3(objects)})
+    write_json(folder / OBJECTS_NAME, asdict(_object_sizes_mm3(objects)))
 
 
 def _analyse(job: tuple[RawFiles, int]) -> tuple[Any, ...]:
@@ -133,17 +133,18 @@ def _analyse(job: tuple[RawFiles, int]) -> tuple[Any, ...]:
     return (*result, {label: count * voxel_mm3 for label, count in voxels.items()})
 
 
-def _smallest_object_mm3(objects: Sequence[dict[int, float]]) -> float:
-    """Return the typical size of an object of the label whose objects are the smallest."""
+def _object_sizes_mm3(objects: Sequence[dict[int, float]]) -> ObjectSizes:
+    """Return the typical sizes of objects of the labels with the smallest and the largest."""
     labels = {label for case in objects for label in case}
-    return min(
+    sizes = [
         float(np.median([case[label] for case in objects if label in case])) for label in labels
-    )
+    ]
+    return ObjectSizes(min(sizes), max(sizes))
 
 
-def read_smallest_object_mm3(folder: Path) -> float:
-    """Return what `extract_fingerprint` wrote about the size of labelled objects, in mm3."""
-    return float(read_json(folder / OBJECTS_NAME)["smallest_mm3"])
+def read_object_sizes_mm3(folder: Path) -> ObjectSizes:
+    """Return what `extract_fingerprint` wrote about the sizes of labelled objects, in mm3."""
+    return ObjectSizes(**read_json(folder / OBJECTS_NAME))
 
 
 def _describe(values: np.ndarray[Any, Any]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from nnunet_medseg.budget.size import (
     NNUNET_SIZE,
     NO_WISH,
     PLAIN,
+    ObjectSizes,
     PlanSize,
     PlanWish,
     ladder,
@@ -47,7 +48,7 @@ class PlanTask:
         dataset: Name of the raw dataset, whose folders nnU-Net finds in its environment.
         description: The dataset.json.
         setup: Of the training; device, duration and recipe matter here.
-        object_mm3: Typical size of the smallest labelled objects; None for nnU-Net's own plan.
+        objects_mm3: Sizes of labelled objects; None for nnU-Net's own plan.
         wish: What the user asks.
         known: Seconds a step by name of candidate, as measured earlier; new ones are added.
     """
@@ -55,7 +56,7 @@ class PlanTask:
     dataset: str
     description: dict[str, Any]
     setup: TrainingSetup
-    object_mm3: float | None
+    objects_mm3: ObjectSizes | None
     wish: PlanWish = NO_WISH
     known: dict[str, float] = field(default_factory=dict)
 
@@ -102,13 +103,16 @@ def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], st
     room_voxels = math.prod(chosen["patch_size"]) * chosen["batch_size"]
     wish = _with_batch(task.wish, len(chosen["patch_size"]), room_voxels)
     sizes = [(NNUNET_SIZE, 0)]
-    if task.object_mm3 is not None:
-        object_voxels = task.object_mm3 / _voxel_mm3(*own)
+    if task.objects_mm3 is not None:
+        voxel_mm3 = _voxel_mm3(*own)
         # Voxels of a given size do not grow.
         is_fixed = wish.spacing_mm is not None or wish.configuration == "3d_lowres"
         sizes = ladder(
             room_voxels // MIN_BATCH,
-            0.0 if is_fixed else object_voxels,
+            ObjectSizes(
+                0.0 if is_fixed else task.objects_mm3.smallest / voxel_mm3,
+                task.objects_mm3.largest / voxel_mm3,
+            ),
             dimensions=len(chosen["patch_size"]),
             batch=chosen["batch_size"],
         )

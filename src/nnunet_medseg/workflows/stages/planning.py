@@ -49,6 +49,8 @@ WORK_BYTES_A_VOXEL = 48
 # Raised when a step of the same plan takes another time than before: 2 since Muon takes blocks,
 # 3 since a GPU multiplies in TF32.
 STEP_VERSION = 3
+# Raised when more is measured of the cases: 2 since the largest objects are.
+FACTS_VERSION = 2
 
 
 def plan(run: Run) -> None:
@@ -81,7 +83,8 @@ def _measure_cases(run: Run) -> None:
     from nnunet_medseg.nnunet.environment import chatter
 
     planned = load_checked(run.folder.check_file).open_to_training
-    key = hashlib.sha256(json.dumps([content_key(run), planned]).encode()).hexdigest()[:16]
+    measured = [FACTS_VERSION, content_key(run), planned]
+    key = hashlib.sha256(json.dumps(measured).encode()).hexdigest()[:16]
     kept = run.store / "fingerprints" / key
     if not kept.is_dir():
         cases = cases_of(run, planned)
@@ -115,7 +118,7 @@ def _plan_for_time(run: Run, training: Training) -> Any:
         console.progress("Measuring steps", limit_s, None) as bar,
         chatter(run.folder.log_file),
     ):
-        from nnunet_medseg.nnunet.planning import read_smallest_object_mm3
+        from nnunet_medseg.nnunet.planning import read_object_sizes_mm3
         from nnunet_medseg.nnunet.sizing import PlanTask, plan_for_time
 
         def on_measured(name: str, step_s: float) -> None:
@@ -127,7 +130,7 @@ def _plan_for_time(run: Run, training: Training) -> Any:
             describe_json(run.folder.raw),
             # What is short costs most: its optimizer computes more than that of long trainings.
             training_setup(run, training, choose_recipe(0), run.folder.root, asked_s),
-            read_smallest_object_mm3(run.folder.dataset) if is_free else None,
+            read_object_sizes_mm3(run.folder.dataset) if is_free else None,
             _wish_of(training.options),
             speeds.known,
         )
