@@ -18,6 +18,7 @@ from nnunet_medseg.nnunet.rescue import (
     EXPLODED_BY,
     MIN_CELLS,
     Rescue,
+    has_finite_weights,
     is_out_of_memory,
     smaller_batch,
 )
@@ -108,6 +109,19 @@ def test_weights_come_back_as_often_as_they_are_needed():
         rescue.restore(network)
 
         assert values_of(network) == {1.0}
+
+
+def test_weights_that_are_numbers_are_in_order_however_large():
+    assert has_finite_weights(make_network(3e38))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["0.weight", "0.bias", "1.weight", "1.running_var"])
+def test_a_single_weight_or_statistic_that_is_no_number_is_found(name, bad):
+    network = make_network(1.0)
+    network.state_dict()[name].view(-1)[-1] = bad
+
+    assert not has_finite_weights(network)
 
 
 # --- a memory that does not suffice ------------------------------------------------------------

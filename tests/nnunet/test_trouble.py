@@ -23,6 +23,7 @@ from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, TrainingError
 from nnunet_medseg.nnunet.history import Epoch, read_history
+from nnunet_medseg.nnunet.loading import LoadingError
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer, weaken
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 from nnunet_medseg.report.tracker import Tracker
@@ -88,6 +89,32 @@ def explode(trainer: BudgetedTrainer, when: Callable[[int], bool]) -> None:
             with torch.no_grad():
                 next(trainer.network.parameters()).fill_(math.nan)
         return own(batch)
+
+    wrap_step(trainer, step)
+
+
+def spoil_after(trainer: BudgetedTrainer, iteration: int) -> None:
+    """Let the weights become no numbers in the update of an iteration, counted from 1."""
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        result = own(batch)
+        if trainer.progress.iterations + 1 == iteration:
+            with torch.no_grad():
+                next(trainer.network.parameters()).fill_(math.nan)
+        return result
+
+    wrap_step(trainer, step)
+
+
+def fail_to_load_at_the_end(trainer: BudgetedTrainer, iteration: int) -> None:
+    """Let patches fail to come after an iteration's step, and the time be over by then."""
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        result = own(batch)
+        if trainer.progress.iterations + 1 == iteration:
+            trainer.clock.start(used_before_s=ASKED_S)
+            raise LoadingError("a process ended")
+        return result
 
     wrap_step(trainer, step)
 
@@ -324,6 +351,78 @@ def test_a_training_that_explodes_after_an_interruption_goes_on_from_its_checkpo
 
     assert len(witness.troubles) == 1
     assert are_finite(weights_of(trainer))
+
+
+def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_the_last_good_ones(
+    training_folder,
+):
+    trainer = make_trainer(training_folder)
+    spoil_after(trainer, 3)
+
+    witness = train(trainer)
+
+    (trouble,) = witness.troubles
+    assert "the loss exploded" in trouble
+    assert witness.epochs[0].iterations > 3
+    assert trainer.progress.iterations == ASKED_S
+    assert are_finite(weights_of(trainer))
+    assert are_finite(checkpoint_of(trainer))
+
+
+@pytest.mark.parametrize("averaging", [0.0, 0.3])
+def test_weights_that_the_very_last_step_spoilt_are_not_handed_over(training_folder, averaging):
+    trainer = make_trainer(training_folder, averaging=averaging)
+    spoil_after(trainer, ASKED_S)
+    good = []
+
+    troubles: list[str] = []
+    trainer.run_training(
+        on_epoch=lambda _: good.append(weights_of(trainer)), on_trouble=troubles.append
+    )
+    trainer.use_average()
+
+    (trouble,) = troubles
+    assert "the loss exploded" in trouble
+    assert trainer.progress.iterations == ASKED_S
+    assert are_equal(weights_of(trainer), good[-1])
+    assert are_equal(checkpoint_of(trainer), good[-1])
+    assert are_finite(good[-1])
+
+
+def test_weights_that_the_last_step_before_an_interruption_spoilt_are_not_handed_over(
+    training_folder,
+):
+    trainer = make_trainer(training_folder, averaging=0.3)
+    spoil_after(trainer, 10)
+
+    train_until(trainer, 10)
+    trainer.use_average()
+
+    assert are_finite(weights_of(trainer))
+    assert are_finite(checkpoint_of(trainer))
+
+
+def test_weights_spoilt_in_an_epoch_that_found_no_end_are_not_handed_over(training_folder):
+    trainer = make_trainer(training_folder)
+    spoil_after(trainer, 10)
+    fail_to_load_at_the_end(trainer, 10)
+
+    witness = train(trainer)
+
+    assert ["exploded" in trouble for trouble in witness.troubles] == [False, True]
+    assert are_finite(weights_of(trainer))
+    assert are_finite(checkpoint_of(trainer))
+
+
+def test_a_training_none_of_whose_epochs_was_in_order_ends_with_an_error(training_folder):
+    trainer = make_trainer(training_folder)
+    fail_to_load_at_the_end(trainer, 2)
+
+    with pytest.raises(TrainingError, match="before one epoch was in order") as stopped:
+        train(trainer)
+
+    assert read_history(trainer.setup.history) == []
+    assert "--fresh" in stopped.value.fix
 
 
 @pytest.mark.parametrize("averaging", [0.0, 0.3])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from makers import write_patients
@@ -31,6 +32,7 @@ from nnunet_medseg.workflows.stages.common import (
 )
 from nnunet_medseg.workflows.stages.forecast import training_time_s
 from nnunet_medseg.workflows.stages.reporting import _choose
+from nnunet_medseg.workflows.stages.training import _is_worth_it
 from nnunet_medseg.workflows.train import _reopen, stages_of
 
 CPU = Device("cpu", 0, "CPU", has_fast_bf16=False)
@@ -440,3 +442,14 @@ def test_a_patch_that_was_asked_for_is_the_one_that_is_trained_on():
 
     assert recipe_of(read_train_options(), chosen).growth == 0.6
     assert recipe_of(read_train_options(patch_size="32x32x32"), chosen).growth == 0
+
+
+@pytest.mark.parametrize(("iterations", "epochs"), [(19, 3), (50, 0)])
+def test_a_training_cut_off_without_a_good_epoch_is_stopped_and_not_handed_over(
+    tmp_path, iterations, epochs
+):
+    run = make_run(tmp_path)
+    trainer = SimpleNamespace(current_epoch=epochs, progress=SimpleNamespace(iterations=iterations))
+
+    with pytest.raises(KeyboardInterrupt):
+        _is_worth_it(run, trainings_of(run)[0], trainer)

@@ -9,7 +9,7 @@ import torch
 
 from nnunet_medseg.errors import TrainingError
 
-__all__ = ["MAX_SETBACKS", "Rescue", "is_out_of_memory", "smaller_batch"]
+__all__ = ["MAX_SETBACKS", "Rescue", "has_finite_weights", "is_out_of_memory", "smaller_batch"]
 
 MAX_SETBACKS = 3
 # nnU-Net's loss is cross-entropy minus Dice: with n labels it begins near log(n) and falls.
@@ -26,7 +26,7 @@ MIN_CELLS = 4  # of the coarsest feature map along each axis, as in nnU-Net's pl
 
 
 class Rescue:
-    """Keeps the weights of the last epoch whose loss was in order.
+    """Keeps the weights of the last epoch that was in order.
 
     Attributes:
         first_loss: Of the training's first iteration; a checkpoint keeps it.
@@ -59,6 +59,14 @@ class Rescue:
         """Put the kept weights back."""
         if self._weights is not None:
             network.load_state_dict(self._weights)
+
+
+def has_finite_weights(network: torch.nn.Module) -> bool:
+    """Tell whether all weights and statistics of a network are numbers."""
+    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    # The largest value of each, which cannot overflow as a sum can; a GPU is waited for only once.
+    largest = [torch.linalg.vector_norm(tensor, math.inf) for tensor in tensors]
+    return bool(torch.stack(largest).isfinite().all())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -44,7 +44,13 @@ from nnunet_medseg.nnunet.environment import loader_count, scrub
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
 from nnunet_medseg.nnunet.loading import LoadingError, PatchWorkers
 from nnunet_medseg.nnunet.muon import Muon, is_filter
-from nnunet_medseg.nnunet.rescue import MAX_SETBACKS, Rescue, is_out_of_memory, smaller_batch
+from nnunet_medseg.nnunet.rescue import (
+    MAX_SETBACKS,
+    Rescue,
+    has_finite_weights,
+    is_out_of_memory,
+    smaller_batch,
+)
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 
 __all__ = [
@@ -220,7 +226,8 @@ class BudgetedTrainer(nnUNetTrainer):
         """Train from the start, or from the checkpoint, until the time is over.
 
         When the memory does not suffice, the batch becomes smaller, then the patch. When the loss
-        explodes, the training goes back to its last good weights with half the learning rate.
+        explodes, or the weights do, the training goes back to its last good weights with half the
+        learning rate.
         When a process that loads patches ends or hangs, all are started again. A checkpoint is
         written at the end, whatever ended the training.
 
@@ -233,8 +240,8 @@ class BudgetedTrainer(nnUNetTrainer):
 
         Raises:
             BudgetError: When the time does not suffice for 20 iterations.
-            TrainingError: When the loss has exploded four times, no patch fits the memory, or
-                patches cannot be loaded.
+            TrainingError: When the loss has exploded four times, no patch fits the memory, patches
+                cannot be loaded, or no epoch was in order when the time was over.
         """
         self.clock.start()
         self.on_train_start()
@@ -254,6 +261,7 @@ class BudgetedTrainer(nnUNetTrainer):
                 self.dataloader_train = self.dataloader_val = None
             # Outside of the handler, whose traceback holds on to the memory of the failed step.
             on_trouble(self._shrink())
+        self._require_good_weights(on_trouble)
         # The model predicts with the patch of the plan, also when cut off with a smaller one.
         self._resize(self.batch_size, self._whole_patch)
         use_all_cores(self.setup.device)
@@ -272,10 +280,26 @@ class BudgetedTrainer(nnUNetTrainer):
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         while self._goes_on() and patch == self._due_patch():
             losses = self._run_iterations(self._next_iterations(), on_iteration, should_stop)
-            if self.rescue.is_exploded(losses):
+            if self._is_exploded(losses):
                 on_trouble(self._go_back())
             else:
                 on_epoch(self._close_epoch(losses))
+
+    def _is_exploded(self, losses: list[float]) -> bool:
+        # A loss is computed before its update, so that none tells what the last update did.
+        return self.rescue.is_exploded(losses) or not has_finite_weights(self._bare_network())
+
+    def _require_good_weights(self, on_trouble: Callable[[str], None]) -> None:
+        # An epoch may have found no end, as when patches could not be loaded: nobody looked then.
+        while not has_finite_weights(self._bare_network()):
+            on_trouble(self._go_back())
+        if self.current_epoch == 0 and not self.is_cut_off:
+            problem = "The time of the training was over before one epoch was in order."
+            fix = (
+                "Start again with --fresh and a longer -t; if it happens again, check the images' "
+                "intensities."
+            )
+            raise TrainingError(problem, fix=fix)
 
     def _due_patch(self) -> list[int]:
         """Return the patch for now: smaller than the plan's for a share of the time."""

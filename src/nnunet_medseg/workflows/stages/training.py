@@ -104,8 +104,11 @@ def _is_worth_it(run: Run, training: Training, trainer: Any) -> bool:
     if others:
         _require_time_to_close(run, others[0], 0.0)
         return False
-    if trainer.progress.iterations < MIN_ITERATIONS:
-        console.detail(f"too early for a model: {trainer.progress.iterations} iterations")
+    epochs, iterations = trainer.current_epoch, trainer.progress.iterations
+    # There is none when all that was trained exploded.
+    if iterations < MIN_ITERATIONS or epochs == 0:
+        done = f"{iterations} iterations in {console.counted(epochs, 'good epoch')}"
+        console.detail(f"too early for a model: {done}")
         run.ending.stop()
     _require_time_to_close(run, training, reference_s(run, training))
     share = trainer.clock.share
