@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_training import make_setup, make_tiny_trainer, weights_of, wrap_step
 
 from nnunet_medseg.budget.recipe import Recipe
@@ -535,6 +536,40 @@ def test_a_memory_that_fills_up_later_costs_no_iteration(training_folder):
     assert witness.shapes == [(2, 1, *PATCH)] * 11 + [(1, 1, *PATCH)] * (ASKED_S - 10)
     assert trainer.progress.iterations == ASKED_S
     assert len(witness.troubles) == 1
+
+
+def test_a_memory_that_fills_up_in_an_update_with_scaled_gradients_costs_no_iteration(
+    training_folder,
+):
+    trainer = make_trainer(training_folder)
+    # As on a GPU; nnU-Net's own step scales wherever there is a scaler.
+    trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.train_step = lambda batch: nnUNetTrainer.train_step(trainer, batch)
+    prepare = trainer.prepare_network
+    failures: list[int] = []
+
+    def prepare_with_little_memory() -> None:
+        prepare()
+        update = trainer.optimizer.step
+
+        def fail_once() -> Any:
+            if trainer.progress.iterations == 10 and not failures:
+                failures.append(10)
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return update()
+
+        trainer.optimizer.step = fail_once
+
+    trainer.prepare_network = prepare_with_little_memory
+
+    witness = train(trainer)
+
+    assert failures == [10]
+    assert len(witness.troubles) == 1
+    assert trainer.progress.iterations == ASKED_S
+    assert np.isfinite(witness.losses).all()
+    # The scale is what had been found, and not the one that a scaler begins with.
+    assert trainer.grad_scaler.get_scale() == 1024.0
 
 
 def test_the_plans_that_were_given_stay_as_they_are_when_the_batch_becomes_smaller(

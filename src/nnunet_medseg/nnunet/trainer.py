@@ -179,6 +179,7 @@ class BudgetedTrainer(nnUNetTrainer):
     clock: TrainingClock
     dataloader_train: Any
     dataloader_val: Any
+    grad_scaler: Any
 
     # The constructor is nnU-Net's: it reads its own signature, so that nothing can be added to it.
 
@@ -366,11 +367,22 @@ class BudgetedTrainer(nnUNetTrainer):
         if patch != had:
             self._whole_patch = patch
         self.optimizer.zero_grad(set_to_none=True)
+        self._renew_scaler()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.progress.is_measured = False
         shown = " x ".join(str(side) for side in patch)
         return f"the memory does not suffice; going on with batch {batch} and patch {shown}"
+
+    def _renew_scaler(self) -> None:
+        """Take a new scaler of gradients, with the scale of the old one, if there is one.
+
+        One whose step failed after it had unscaled the gradients refuses to do so again.
+        """
+        if self.grad_scaler is not None:
+            state = self.grad_scaler.state_dict()
+            self.grad_scaler = torch.amp.GradScaler(self.device.type)
+            self.grad_scaler.load_state_dict(state)
 
     def _resize(self, batch: int, patch: list[int]) -> None:
         configuration = self.configuration_manager.configuration
