@@ -959,6 +959,66 @@ def test_weights_decay_as_fast_as_the_recipe_says(training_folder, optimizer):
         torch.testing.assert_close(weight.detach(), (1 - lost) * was)
 
 
+# --- patches that are centred on a label --------------------------------------------------------
+
+
+def forced_patches(folder: Path, batch: int, share: float, steps: int) -> np.ndarray:
+    """Return which patches are centred on a label, shape `(steps, batch)`."""
+    trainer = make_trainer(folder, oversampling=share)
+    trainer._resize(batch, PATCH)
+    trainer._start_workers = lambda loader: loader
+    loader, _ = trainer.get_dataloaders()
+    np.random.seed(0)
+    return np.array(
+        [[loader.get_do_oversample(place) for place in range(batch)] for _ in range(steps)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch", "share"), [(1, 0.33), (1, 0.7), (2, 0.1), (2, 0.4), (2, 0.7), (5, 0.15)]
+)
+def test_as_many_patches_are_centred_on_a_label_as_was_asked_for(training_folder, batch, share):
+    forced = forced_patches(training_folder, batch, share, steps=2000)
+
+    # In each place of the batch: four standard deviations are 0.04 at most.
+    assert forced.mean(axis=0) == pytest.approx([share] * batch, abs=0.045)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_no_patch_or_each_one_is_centred_on_a_label_when_that_was_asked_for(
+    training_folder, batch, share
+):
+    assert np.all(forced_patches(training_folder, batch, share, steps=200) == share)
+
+
+@pytest.mark.parametrize(("batch", "last"), [(2, 1), (3, 1), (5, 2)])
+def test_without_a_wish_the_last_patches_of_a_batch_are_centred_on_a_label_as_in_nnunet(
+    training_folder, batch, last
+):
+    forced = forced_patches(training_folder, batch, Recipe().oversampling, steps=5)
+
+    assert (forced == [[False] * (batch - last) + [True] * last] * 5).all()
+
+
+def test_a_batch_that_shrinks_to_one_patch_still_has_patches_centred_on_a_label(training_folder):
+    trainer = make_trainer(training_folder)
+    limit_memory(trainer, math.prod(PATCH), MemoryError())
+    loaders: list[Any] = []
+    start = trainer._start_workers
+
+    def keep(loader: Any) -> Any:
+        loaders.append(loader)
+        return start(loader)
+
+    trainer._start_workers = keep
+
+    train(trainer)
+
+    assert [loader.batch_size for loader in loaders] == [2, 1]
+    assert any(loaders[-1].get_do_oversample(0) for _ in range(200))
+
+
 # --- mirroring and augmentation ----------------------------------------------------------------
 
 

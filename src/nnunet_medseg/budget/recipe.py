@@ -41,7 +41,9 @@ class Recipe:
         weight_decay: How much of itself each weight loses in a step, as a multiple of the rate.
         mirroring: Whether patches are mirrored in training, and images in prediction.
         augmentation: Factor on the probabilities of nnU-Net's augmentations, in [0, 2].
-        oversampling: Share of the patches that are centred on a labelled voxel, in [0, 1].
+        oversampling: Share of the patches that are centred on a labelled voxel, in [0, 1]. It is
+            drawn for each patch; 0.33 is nnU-Net's rule in batches of two and more: the last third
+            of each, rounded.
         growth: Share of the time in which patches are about half as large as those of the plan,
             in [0, 1).
         averaging: Width of the running average of the weights as a share of the steps so far, in
