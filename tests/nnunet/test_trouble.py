@@ -20,6 +20,7 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_training import make_setup, make_tiny_trainer, weights_of, wrap_step
 
+from nnunet_medseg.budget.clock import TrainingClock
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, TrainingError
@@ -720,6 +721,31 @@ def test_a_time_that_was_over_before_the_first_step_is_too_short_as_well(trainin
 
     with pytest.raises(BudgetError, match="is too short: an iteration takes"):
         train(trainer)
+
+
+def test_building_and_loading_count_as_time_after_an_interruption(training_folder, monkeypatch):
+    train_until(make_trainer(training_folder), 10)
+    used_s = read_checkpoint(training_folder / "checkpoint.pth")["used_s"]
+    trainer, seconds = make_trainer(training_folder), [0.0]
+    trainer.clock = TrainingClock(ASKED_S, now=lambda: seconds[0])
+    prepare = trainer.prepare_network
+
+    def prepare_slowly() -> None:
+        prepare()
+        seconds[0] += 1.0
+
+    def read_slowly(path: Path) -> dict[str, Any]:
+        seconds[0] += 2.0
+        return read_checkpoint(path)
+
+    trainer.prepare_network = prepare_slowly
+    monkeypatch.setattr("nnunet_medseg.nnunet.trainer.read_checkpoint", read_slowly)
+
+    trainer.clock.start()
+    trainer.on_train_start()
+
+    assert used_s > 0
+    assert trainer.clock.used_s == used_s + 3.0
 
 
 # --- workers -----------------------------------------------------------------------------------

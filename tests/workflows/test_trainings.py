@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from makers import write_patients
 
+from nnunet_medseg.budget.clock import TrainingClock
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.checked import Checked, Wishes, check_dataset, load_checked, save_checked
@@ -17,6 +20,8 @@ from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.errors import BudgetError
 from nnunet_medseg.files import list_files, read_json, write_json
 from nnunet_medseg.hardware import Device
+from nnunet_medseg.nnunet.history import Epoch, append_epoch
+from nnunet_medseg.nnunet.weights import write_checkpoint
 from nnunet_medseg.run_folder import Journal, RunFolder
 from nnunet_medseg.workflows.ending import Ending
 from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
@@ -30,9 +35,14 @@ from nnunet_medseg.workflows.stages.common import (
     split_of,
     trainings_of,
 )
-from nnunet_medseg.workflows.stages.forecast import training_time_s
+from nnunet_medseg.workflows.stages.forecast import closing_time_s, training_time_s
 from nnunet_medseg.workflows.stages.reporting import _choose
-from nnunet_medseg.workflows.stages.training import _is_worth_it
+from nnunet_medseg.workflows.stages.training import (
+    _announce,
+    _is_worth_it,
+    _used_before_s,
+    _what_follows,
+)
 from nnunet_medseg.workflows.train import _reopen, stages_of
 
 CPU = Device("cpu", 0, "CPU", has_fast_bf16=False)
@@ -435,6 +445,71 @@ def test_time_used_before_an_interruption_comes_on_top(tmp_path):
 
     assert training_time_s(run, training, used_s=60.0) == pytest.approx(fresh + 60)
     assert training_time_s(with_deadline(run, 1.0), training, used_s=600.0) == 600
+
+
+# --- what is said before a training ------------------------------------------------------------
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=timezone.utc)
+
+
+def what_follows(run: Run) -> str:
+    return _what_follows(run, trainings_of(run)[0], NOON, NOON)
+
+
+def test_where_nobody_is_held_out_the_end_of_everything_is_said(tmp_path):
+    run = make_run(tmp_path, fold="all")
+    by = NOON + timedelta(seconds=closing_time_s(run, trainings_of(run)[0]))
+
+    assert what_follows(run) == f", all is done by about {by:%H:%M:%S}"
+    assert by > NOON
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"fold": "0", "minutes": 10}, ", evaluation by 12:05:00 at the latest, the rest"),
+        ({"fold": "0", "evaluate_all": True}, ", then every held-out case is evaluated"),
+        ({"fold": "cv"}, ", then every held-out case is evaluated"),
+    ],
+)
+def test_where_patients_are_held_out_their_evaluation_is_said(tmp_path, options, expected):
+    assert what_follows(make_run(tmp_path, **options)).startswith(expected)
+
+
+def test_with_a_deadline_its_end_is_said(tmp_path):
+    run = with_deadline(make_run(tmp_path, fold="all"), 90)
+
+    assert what_follows(run) == ", all else by 12:01:30"
+
+
+def test_an_interrupted_training_has_used_what_its_checkpoint_says(tmp_path):
+    run = make_run(tmp_path)
+    (training,) = trainings_of(run)
+    training.folder.root.mkdir()
+    assert _used_before_s(run, training) == 0.0
+    content = {"network_weights": {"weight": torch.zeros(1)}, "used_s": 20.0}
+    write_checkpoint(training.folder.checkpoint_file, content)
+    # Written after the checkpoint: it is trained again.
+    append_epoch(training.folder.history_file, Epoch(2, 20, 50.0, 0.5, 0.1, 0.01, None))
+
+    assert _used_before_s(run, training) == 20.0
+
+
+def test_the_end_of_an_interrupted_training_is_reckoned_from_what_it_has_used(
+    tmp_path, monkeypatch, capsys
+):
+    run = make_run(tmp_path)
+    trainer = SimpleNamespace(clock=TrainingClock(600.0), threads=2)
+    clock = SimpleNamespace(now=lambda: NOON)
+    monkeypatch.setattr("nnunet_medseg.workflows.stages.training.datetime", clock)
+
+    _announce(run, trainings_of(run)[0], trainer, used_s=540.0)
+
+    end = NOON.astimezone() + timedelta(minutes=1)
+    assert f"training ends at {end:%H:%M:%S}, all is done" in capsys.readouterr().out
+
+
+# --- the recipe of a training ------------------------------------------------------------------
 
 
 def test_a_patch_that_was_asked_for_is_the_one_that_is_trained_on():

@@ -613,10 +613,9 @@ class BudgetedTrainer(nnUNetTrainer):
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         """Go on where a checkpoint was written; the time used before it stays used."""
         content = read_checkpoint(Path(filename_or_checkpoint))
-        self._bare_network().load_state_dict(content["network_weights"])
-        self.optimizer.load_state_dict(content["optimizer_state"])
-        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
-            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
+        self._load_tensors(content)
+        # Building the network and loading took time of the training too, as in a first start.
+        loading_s = self.clock.used_s
         self.current_epoch = content["epoch"]
         self.progress.iterations = content["iterations"]
         self.progress.iteration_s = content["iteration_s"]
@@ -628,18 +627,24 @@ class BudgetedTrainer(nnUNetTrainer):
         self.rescue.first_loss = content["first_loss"]
         self._whole_patch = list(content["patch_size"])
         self._resize(content["batch_size"], self._whole_patch)
+        self.progress.saved_at_s = content["used_s"]
+        self.progress.validation = Allowance(VALIDATION_SHARE, content["validation_s"])
+        self.progress.checkpoints = Allowance(CHECKPOINT_SHARE, content["checkpoints_s"])
+        axes = content["mirror_axes"]
+        self.inference_allowed_mirroring_axes = tuple(axes) if axes else None
+        self.clock.start(content["used_s"] + loading_s, content["share"])
+
+    def _load_tensors(self, content: dict[str, Any]) -> None:
+        self._bare_network().load_state_dict(content["network_weights"])
+        self.optimizer.load_state_dict(content["optimizer_state"])
+        if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(content["grad_scaler_state"])
         if content["average"] is not None:
             place = next(self._bare_network().parameters()).device
             self.average = [average.to(place) for average in content["average"]]
         if content.get("last") is not None:
             # The average was handed over, or would have been.
             self._put(content["last"])
-        self.progress.saved_at_s = content["used_s"]
-        self.progress.validation = Allowance(VALIDATION_SHARE, content["validation_s"])
-        self.progress.checkpoints = Allowance(CHECKPOINT_SHARE, content["checkpoints_s"])
-        axes = content["mirror_axes"]
-        self.inference_allowed_mirroring_axes = tuple(axes) if axes else None
-        self.clock.start(content["used_s"], content["share"])
 
     def network_state(self) -> dict[str, Any]:
         """Return weights and mirror axes from memory, named as in a checkpoint."""
@@ -699,10 +704,7 @@ class BudgetedTrainer(nnUNetTrainer):
             weights = read_checkpoint(self.setup.start)["network_weights"]
             self._bare_network().load_state_dict(weights)
         if self.setup.checkpoint.is_file():
-            # Loading takes time that the clock already counts.
-            started_s = self.clock.used_s
             self.load_checkpoint(str(self.setup.checkpoint))
-            self.clock.start(self.clock.used_s + started_s, self.clock.share)
         self.rescue.remember(self._bare_network())
         trim_history(self.setup.history, self.current_epoch)
 

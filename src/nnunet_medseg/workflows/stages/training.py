@@ -76,8 +76,9 @@ def _finished_before(run: Run, training: Training) -> list[Training]:
 
 
 def _train_to_the_end(run: Run, training: Training) -> None:
-    trainer = _make_trainer(run, training)
-    _announce(run, training, trainer)
+    used_s = _used_before_s(run, training)
+    trainer = _make_trainer(run, training, used_s)
+    _announce(run, training, trainer, used_s)
     memory_bytes = _train_with_bar(run, training, trainer)
     _say_speed(trainer)
     if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
@@ -129,21 +130,29 @@ def _require_time_to_close(run: Run, training: Training, more_s: float) -> None:
         run.ending.stop()
 
 
-def _make_trainer(run: Run, training: Training) -> Any:
+def _used_before_s(run: Run, training: Training) -> float:
+    """Return what the training has used up to its checkpoint; the history may be ahead of that."""
+    from nnunet_medseg.nnunet.environment import chatter
+
+    if not training.folder.checkpoint_file.exists():
+        return 0.0
+    with chatter(run.folder.log_file):
+        from nnunet_medseg.nnunet.weights import read_checkpoint
+
+        return float(read_checkpoint(training.folder.checkpoint_file)["used_s"])
+
+
+def _make_trainer(run: Run, training: Training, used_s: float) -> Any:
     from nnunet_medseg.nnunet.environment import chatter
 
     with chatter(run.folder.log_file):
         from nnunet_medseg.nnunet.planning import configuration_of
         from nnunet_medseg.nnunet.trainer import make_trainer
-        from nnunet_medseg.nnunet.weights import read_checkpoint
 
         plans, configuration = configuration_of(training.folder.root)
         planned = read_json(training.folder.plan_file)
         recipe = Recipe(**planned["recipe"])
         preprocess_again(run, training)
-        used_s = 0.0
-        if training.folder.checkpoint_file.exists():
-            used_s = read_checkpoint(training.folder.checkpoint_file)["used_s"]
         asked_s = training_time_s(run, training, used_s)
         setup = training_setup(run, training, recipe, prepared_folder(run, training), asked_s)
         setup = replace(setup, threads=planned.get("threads"))
@@ -160,8 +169,7 @@ def _say_speed(trainer: Any) -> None:
     )
 
 
-def _announce(run: Run, training: Training, trainer: Any) -> None:
-    from nnunet_medseg.nnunet.history import read_history
+def _announce(run: Run, training: Training, trainer: Any, used_s: float) -> None:
     from nnunet_medseg.nnunet.trainer import will_compile
 
     asked_s, is_cpu = trainer.clock.asked_s, run.device.kind == "cpu"
@@ -171,24 +179,28 @@ def _announce(run: Run, training: Training, trainer: Any) -> None:
     console.detail(f"training on {run.device.name} in {precision}{threads}{compiled}")
     if is_cpu and training.name == trainings_of(run)[0].name:
         console.detail("a GPU does many times as many iterations in the same minutes")
-    used_s = max(
-        (epoch.used_s for epoch in read_history(training.folder.history_file)), default=0.0
-    )
     if asked_s < training.asked_s:
         minutes = f"{asked_s / 60:.1f} of the {training.minutes:g} minutes"
         console.detail(f"the deadline leaves {minutes} that were asked for")
     now = datetime.now().astimezone()
     end = now + timedelta(seconds=asked_s - used_s)
-    text = f"training ends at {end:%H:%M:%S}"
-    if run.ending.has_deadline:
-        text += f", all else by {now + timedelta(seconds=run.ending.left_s):%H:%M:%S}"
-    elif split_of(run, training).evaluate:
-        limit = end + timedelta(seconds=evaluation_limit_s(training.asked_s))
-        text += f", evaluation by {limit:%H:%M:%S} at the latest, the rest in about half a minute"
-        if evaluates_all(run):
-            text = f"training ends at {end:%H:%M:%S}, then every held-out case is evaluated"
-    console.detail(text)
+    console.detail(f"training ends at {end:%H:%M:%S}{_what_follows(run, training, now, end)}")
     _announce_others(run, training, end)
+
+
+def _what_follows(run: Run, training: Training, now: datetime, end: datetime) -> str:
+    """Return when all else is over, as far as that can be told; empty when others train too."""
+    if run.ending.has_deadline:
+        return f", all else by {now + timedelta(seconds=run.ending.left_s):%H:%M:%S}"
+    if split_of(run, training).evaluate:
+        if evaluates_all(run):
+            return ", then every held-out case is evaluated"
+        limit = end + timedelta(seconds=evaluation_limit_s(training.asked_s))
+        return f", evaluation by {limit:%H:%M:%S} at the latest, the rest in about half a minute"
+    if len(trainings_of(run)) > 1:
+        return ""
+    rest_s = reference_s(run, training) + closing_time_s(run, training)
+    return f", all is done by about {end + timedelta(seconds=rest_s):%H:%M:%S}"
 
 
 def _announce_others(run: Run, training: Training, end: datetime) -> None:
