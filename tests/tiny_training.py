@@ -26,20 +26,20 @@ CASES = ("phantom_001", "phantom_002")
 PREPARED = "prepared"
 
 
-def make_training_plans() -> dict[str, Any]:
-    """Return plans of three stages: with fewer, no output is left that the loss would weigh.
+def make_training_plans(*, stages: int = 3) -> dict[str, Any]:
+    """Return plans of three stages, the fewest that nnU-Net's loss of several outputs needs.
 
     The coarsest features have eight cells along each axis, so that a patch can become smaller.
     """
     plans = make_plans()
     architecture = plans["configurations"][CONFIGURATION]["architecture"]["arch_kwargs"]
     architecture |= {
-        "n_stages": 3,
-        "features_per_stage": [4, 8, 8],
-        "kernel_sizes": [[3, 3, 3]] * 3,
-        "strides": [[1, 1, 1], [2, 2, 2], [1, 1, 1]],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
+        "n_stages": stages,
+        "features_per_stage": [4, 8, 8][:stages],
+        "kernel_sizes": [[3, 3, 3]] * stages,
+        "strides": [[1, 1, 1], [2, 2, 2], [1, 1, 1]][:stages],
+        "n_conv_per_stage": [1] * stages,
+        "n_conv_per_stage_decoder": [1] * (stages - 1),
     }
     return plans
 
@@ -71,12 +71,15 @@ def make_setup(folder: Path, *, asked_s: float = 30.0, **chosen: Any) -> Trainin
     return replace(setup, **chosen)
 
 
-def make_tiny_trainer(setup: TrainingSetup, *, has_workers: bool = False) -> BudgetedTrainer:
+def make_tiny_trainer(
+    setup: TrainingSetup, *, has_workers: bool = False, stages: int = 3
+) -> BudgetedTrainer:
     """Return a trainer for which each iteration takes a second.
 
     Without workers patches are cut in this process: the same ones in each run.
     """
-    trainer = make_trainer(make_training_plans(), CONFIGURATION, DESCRIPTION, setup)
+    plans = make_training_plans(stages=stages)
+    trainer = make_trainer(plans, CONFIGURATION, DESCRIPTION, setup)
     if not has_workers:
         trainer._start_workers = lambda loader: SingleThreadedAugmenter(loader, None)
     trainer.clock = TrainingClock(setup.asked_s, now=lambda: float(trainer.progress.iterations))

@@ -347,6 +347,17 @@ def test_harmful_or_impossible_plans_are_refused(tmp_path, place, value):
         read_source(write_with_plans(tmp_path / FULLRES, plans), tmp_path / "scratch")
 
 
+def test_a_network_of_one_stage_which_has_no_output_is_refused(tmp_path):
+    plans = plans_of()
+    network = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    network |= {"n_stages": 1, "n_conv_per_stage_decoder": []}
+    for name in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage"):
+        network[name] = network[name][:1]
+
+    with pytest.raises(ModelError, match="no network can be built"):
+        read_source(write_with_plans(tmp_path / FULLRES, plans), tmp_path / "scratch")
+
+
 @pytest.mark.parametrize("name", ["plans.json", "dataset.json"])
 @pytest.mark.parametrize("text", ["", "{", "[" * 100_000, "\udcff", "[1]", "null", "1" * 5000])
 def test_texts_that_are_no_tables_are_refused(tmp_path, name, text):

@@ -13,6 +13,7 @@ from tiny_training import make_setup
 from nnunet_medseg.budget.fit import steps_that_fit
 from nnunet_medseg.budget.size import NNUNET_SIZE, SLICE_STEPS, ObjectSizes, PlanSize, PlanWish
 from nnunet_medseg.errors import UsageError
+from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.nnunet import sizing
 from nnunet_medseg.nnunet.inference import Model, Segmenter
 from nnunet_medseg.nnunet.planning import (
@@ -23,12 +24,12 @@ from nnunet_medseg.nnunet.planning import (
 from nnunet_medseg.nnunet.plans import check_plans
 from nnunet_medseg.nnunet.probe import count_flops, measure_step
 from nnunet_medseg.nnunet.sizing import (
-    MIN_STAGES,
     PlanTask,
     _make_candidates,
     _voxel_mm3,
     plan_for_time,
 )
+from nnunet_medseg.nnunet.trainer import MIN_SUPERVISED_STAGES, make_trainer
 from nnunet_medseg.phantom import PhantomSpec
 from nnunet_medseg.run_folder import DATASET_NAME
 
@@ -193,13 +194,65 @@ def test_no_plan_is_smaller_than_nnunets_loss_can_train(measured):
     made = _make_candidates(task)
 
     assert NNUNET_SIZE in {candidate.size for candidate in made}
-    for candidate, (plans, configuration) in made.items():
+    for plans, configuration in made.values():
         chosen = plans["configurations"][configuration]
         assert min(chosen["patch_size"]) >= 1
-        assert (
-            candidate.size == NNUNET_SIZE
-            or chosen["architecture"]["arch_kwargs"]["n_stages"] >= MIN_STAGES
-        )
+        is_deep = chosen["architecture"]["arch_kwargs"]["n_stages"] >= MIN_SUPERVISED_STAGES
+        assert is_deep or math.isfinite(loss_of(plans, configuration, task.setup))
+
+
+def loss_of(plans, configuration, setup) -> float:
+    """Return the loss of one training step on noise."""
+    trainer = make_trainer(plans, configuration, DESCRIPTION, setup)
+    trainer.clock.start()
+    trainer.prepare_network()
+    return float(trainer.train_step(trainer.random_batch())["loss"])
+
+
+def shrink(folder: Path, side: int) -> None:
+    """Let the images that were measured have so many voxels along each axis."""
+    path = folder / "dataset_fingerprint.json"
+    fingerprint = read_json(path)
+    fingerprint["shapes_after_crop"] = [[side] * 3 for _ in fingerprint["shapes_after_crop"]]
+    fingerprint["spacings"] = [[2.0] * 3 for _ in fingerprint["spacings"]]
+    write_json(path, fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("side", "wish"),
+    [
+        (12, {}),
+        (12, {"network": "small"}),
+        (12, {"network": "resenc_m"}),
+        (24, {"spacing_mm": (4.0, 4.0, 4.0)}),
+    ],
+    ids=["small images", "small network", "residual encoder", "coarse spacing"],
+)
+def test_small_images_are_trained_with_a_network_of_two_stages(measured, side, wish):
+    shrink(measured, side)
+    setup = make_setup(measured)
+    task = PlanTask(DATASET_NAME, DESCRIPTION, setup, 100_000.0, PlanWish(**wish))
+
+    ((plans, configuration),) = _make_candidates(task).values()
+
+    network = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
+    assert network["n_stages"] == 2
+    assert math.isfinite(loss_of(plans, configuration, setup))
+
+
+@pytest.mark.parametrize(
+    ("side", "wish"),
+    [(24, {"spacing_mm": (8.0, 8.0, 8.0)}), (6, {})],
+    ids=["coarse spacing", "small images"],
+)
+@pytest.mark.parametrize("is_free", [True, False])
+def test_images_too_small_for_any_network_are_refused(measured, side, wish, is_free):
+    shrink(measured, side)
+
+    with pytest.raises(UsageError, match=r"spacing of \d x \d x \d mm .* 6 x 6 x 6") as refused:
+        candidates_for(measured, is_free=is_free, **wish)
+
+    assert "--spacing" in refused.value.fix
 
 
 @pytest.mark.parametrize("measured", [PhantomSpec((1, 48, 48), (8.0, 1.0, 1.0))], indirect=True)

@@ -411,8 +411,9 @@ def _network_on_meta(
         inputs = determine_num_input_channels(manager, chosen, description)
         heads = manager.get_label_manager(description).num_segmentation_heads
         with torch.device("meta"), torch.no_grad():
+            # As in prediction, where a network of one stage has no output and fails.
             network: torch.nn.Module = nnUNetTrainer.build_network_architecture(
-                manager, chosen, inputs, heads, enable_deep_supervision=True
+                manager, chosen, inputs, heads, enable_deep_supervision=False
             )
             # Sizes that are allowed one by one may still not go together.
             network(torch.empty(1, inputs, *chosen.patch_size))

@@ -18,7 +18,12 @@ from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT, measuring_limit_s
 from nnunet_medseg.budget.threads import choose_threads
 from nnunet_medseg.hardware import core_count, free_memory_bytes
 from nnunet_medseg.nnunet.rescue import is_out_of_memory
-from nnunet_medseg.nnunet.trainer import TrainingSetup, make_trainer, use_all_cores
+from nnunet_medseg.nnunet.trainer import (
+    TrainingSetup,
+    is_deeply_supervised,
+    make_trainer,
+    use_all_cores,
+)
 
 __all__ = ["count_flops", "fastest_threads", "fits_memory", "measure_step"]
 
@@ -62,7 +67,9 @@ def _on_meta(
     inputs = determine_num_input_channels(manager, chosen, description)
     heads = manager.get_label_manager(description).num_segmentation_heads
     with torch.device("meta"):
-        network = nnUNetTrainer.build_network_architecture(manager, chosen, inputs, heads)
+        network = nnUNetTrainer.build_network_architecture(
+            manager, chosen, inputs, heads, enable_deep_supervision=is_deeply_supervised(chosen)
+        )
         return network, torch.empty(chosen.batch_size, inputs, *chosen.patch_size)
 
 

@@ -23,11 +23,12 @@ from nnunet_medseg.errors import UsageError
 from nnunet_medseg.nnunet.planner import PatchTooSmallError
 from nnunet_medseg.nnunet.planning import make_plans
 from nnunet_medseg.nnunet.probe import count_flops, fastest_threads, measure_step
-from nnunet_medseg.nnunet.trainer import TrainingSetup
+from nnunet_medseg.nnunet.trainer import MIN_SUPERVISED_STAGES, TrainingSetup
 
 __all__ = ["PlanTask", "Sized", "describe_plan", "plan_for_time"]
 
-MIN_STAGES = 3  # nnU-Net's loss leaves the coarsest output out, and the one before it needs another
+MIN_STAGES = 2  # of any U-Net: what is upsampled must have been downsampled
+MIN_SIDE = 8  # of two sides of a patch, for two stages (network_topology.py of 2.8.1)
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,7 @@ def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], st
             dimensions=len(chosen["patch_size"]),
             batch=chosen["batch_size"],
         )
+    own_size = restrict([(NNUNET_SIZE, 0)], wish)[0][0]
     made: dict[str, tuple[Candidate, tuple[dict[str, Any], str]]] = {}
     for size, steps_needed in restrict(sizes, wish):
         try:
@@ -123,9 +125,11 @@ def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], st
         except PatchTooSmallError:
             continue
         network = plans["configurations"][configuration]["architecture"]["arch_kwargs"]
-        is_own = size == NNUNET_SIZE and wish.patch is None
-        if not is_own and network["n_stages"] < MIN_STAGES:
+        # Of small images the own plan may have fewer stages, and there is no larger one.
+        is_own = size == own_size and wish.patch is None
+        if not is_own and network["n_stages"] < MIN_SUPERVISED_STAGES:
             continue
+        _require_network(plans, configuration)
         flops = count_flops(plans, configuration, task.description)
         name = describe_plan(plans["configurations"][configuration], size)
         candidate = Candidate(size, flops, steps_needed, name)
@@ -154,6 +158,20 @@ def _require_any(
         problem = "--patch_size is too small for a network of three stages."
         raise UsageError(problem, fix="Give longer sides, or leave --patch_size out.")
     return made
+
+
+def _require_network(plans: dict[str, Any], configuration: str) -> None:
+    """Refuse images of which nnU-Net makes no U-Net, with the voxels that they would have."""
+    chosen = plans["configurations"][configuration]
+    if chosen["architecture"]["arch_kwargs"]["n_stages"] < MIN_STAGES:
+        spacing = " x ".join(f"{float(side):.3g}" for side in chosen["spacing"])
+        patch = " x ".join(str(int(side)) for side in chosen["patch_size"])
+        problem = (
+            f"With a spacing of {spacing} mm a patch of the images has {patch} voxels: too few "
+            "for a network."
+        )
+        fix = f"Give a --spacing with smaller voxels, so that two sides have {MIN_SIDE} at least."
+        raise UsageError(problem, fix=fix)
 
 
 def _voxel_mm3(plans: dict[str, Any], configuration: str) -> float:

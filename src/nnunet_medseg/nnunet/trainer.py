@@ -54,8 +54,10 @@ from nnunet_medseg.nnunet.rescue import (
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 
 __all__ = [
+    "MIN_SUPERVISED_STAGES",
     "BudgetedTrainer",
     "TrainingSetup",
+    "is_deeply_supervised",
     "make_trainer",
     "use_all_cores",
     "will_compile",
@@ -77,6 +79,9 @@ CHECKPOINT_GUESS_S = 0.2
 VALIDATION_BATCHES = 4
 FORWARD_SHARE = 0.4  # of an iteration's time; a guess until the first look has been timed
 MAX_LOADING_FAILURES = 3  # a process that dies again and again has a reason
+# nnU-Net's loss leaves the coarsest output out, and divides by the weights of the others
+# (nnUNetTrainer.py of 2.8.1, _build_loss): with two stages there is no other, and the loss is 0/0.
+MIN_SUPERVISED_STAGES = 3
 DICE_MEMORY = 0.7  # weight of the past in the shown Dice, which few patches make jump
 
 
@@ -169,6 +174,15 @@ def make_trainer(
     return trainer
 
 
+def is_deeply_supervised(configuration: Any) -> bool:
+    """Tell whether coarser outputs are trained too; the weights have the same names if not.
+
+    Args:
+        configuration: nnU-Net's ConfigurationManager.
+    """
+    return len(configuration.pool_op_kernel_sizes) >= MIN_SUPERVISED_STAGES
+
+
 def will_compile(device: Device, asked_s: float) -> bool:
     """Tell whether the network is compiled: on CUDA, when the budget earns it back."""
     return device.kind == "cuda" and asked_s >= COMPILE_FROM_S
@@ -190,6 +204,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.setup = setup
         self.clock = TrainingClock(setup.asked_s)
         self.num_epochs = MAX_EPOCHS
+        self.enable_deep_supervision = is_deeply_supervised(self.configuration_manager)
         self.progress = _Progress()
         self.rescue = Rescue()
         self.cached_bytes = 0
@@ -750,7 +765,7 @@ class BudgetedTrainer(nnUNetTrainer):
             for scale in scales
         ]
         data = torch.randn(self.batch_size, self.num_input_channels, *patch)
-        return {"data": data, "target": targets}
+        return {"data": data, "target": targets if self.enable_deep_supervision else targets[0]}
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """Return the training loader, and one of held-out patches or None.
