@@ -256,6 +256,28 @@ def test_the_reason_names_the_memory_when_the_own_plan_does_not_fit_it():
     )
 
 
+def test_the_reason_names_the_memory_when_the_only_plan_does_not_fit_it():
+    machine = Machine({"own": math.inf})
+
+    choice = machine.choose([OWN])
+
+    assert choice.reason == (
+        "nnU-Net's own plan does not fit into the memory; in training the batch becomes smaller, "
+        "then the patch"
+    )
+
+
+def test_the_reason_names_the_memory_when_no_plan_fits_it():
+    machine = Machine({"own": math.inf, "half": math.inf, "tiny": math.inf})
+
+    choice = machine.choose(LADDER)
+
+    assert choice.candidate is TINY
+    assert choice.reason == (
+        "no plan fits into the memory; in training the batch becomes smaller, then the patch"
+    )
+
+
 @pytest.mark.parametrize(("steps_s", "chosen"), [(1.0, "whole"), (4.0, "narrow")])
 def test_with_a_patch_that_is_asked_for_the_reason_is_about_the_widest_network(steps_s, chosen):
     # The patch does not shrink, so that only the width follows from the minutes.

@@ -13,11 +13,13 @@ from tiny_model import CPU, DESCRIPTION
 from tiny_training import CONFIGURATION, make_setup, make_training_plans
 
 from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.errors import TrainingError
 from nnunet_medseg.nnunet import probe, trainer
 from nnunet_medseg.nnunet.probe import (
     MAX_STEP_TO_COMPARE_S,
     count_flops,
     fastest_threads,
+    fit_to_memory,
     measure_step,
 )
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer, make_trainer
@@ -216,6 +218,40 @@ def test_a_step_that_does_not_fit_the_memory_takes_for_ever(training_folder, mon
     raise_in_step(monkeypatch, error)
 
     assert measure(training_folder) == math.inf
+
+
+def bytes_of(**size) -> float:
+    """Return what the features of a training step take."""
+    plans = make_sized(**size)
+    network, batch = probe._on_meta(plans, CONFIGURATION, DESCRIPTION)
+    features = network.compute_conv_feature_map_size(tuple(batch.shape[2:])) * batch.shape[0]
+    return features * probe.BYTES_A_FEATURE
+
+
+@pytest.mark.parametrize(
+    ("fitting", "batch", "patch"),
+    [
+        ({"batch": 4}, 4, (16, 16, 16)),
+        ({"batch": 2}, 2, (16, 16, 16)),
+        ({"batch": 1, "patch": (14, 16, 16)}, 1, (14, 16, 16)),
+    ],
+    ids=["enough", "half of the batch", "a smaller patch"],
+)
+def test_batch_then_patch_become_as_small_as_the_memory_asks_for(
+    monkeypatch, fitting, batch, patch
+):
+    monkeypatch.setattr(probe, "free_memory_bytes", lambda: bytes_of(**fitting) + 1)
+
+    fitted = fit_to_memory(make_sized(batch=4), CONFIGURATION, DESCRIPTION)
+
+    assert fitted == make_sized(batch=batch, patch=patch)
+
+
+def test_a_memory_that_holds_no_patch_is_told(monkeypatch):
+    monkeypatch.setattr(probe, "free_memory_bytes", lambda: 1000)
+
+    with pytest.raises(TrainingError, match="memory does not suffice for a single small patch"):
+        fit_to_memory(make_sized(), CONFIGURATION, DESCRIPTION)
 
 
 def test_any_other_error_of_a_step_is_not_hidden(training_folder, monkeypatch):

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from makers import write_patients
+from tiny_model import DESCRIPTION
+from tiny_training import make_training_plans
 
 from nnunet_medseg.budget.clock import TrainingClock
 from nnunet_medseg.budget.recipe import Recipe
@@ -20,12 +22,14 @@ from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.errors import BudgetError
 from nnunet_medseg.files import list_files, read_json, write_json
 from nnunet_medseg.hardware import Device
+from nnunet_medseg.nnunet import probe
 from nnunet_medseg.nnunet.history import Epoch, append_epoch
 from nnunet_medseg.nnunet.weights import write_checkpoint
 from nnunet_medseg.run_folder import Journal, RunFolder
 from nnunet_medseg.workflows.ending import Ending
 from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
 from nnunet_medseg.workflows.stage import Run
+from nnunet_medseg.workflows.stages import training as training_stage
 from nnunet_medseg.workflows.stages.common import (
     content_key,
     ended_early,
@@ -39,6 +43,7 @@ from nnunet_medseg.workflows.stages.forecast import closing_time_s, training_tim
 from nnunet_medseg.workflows.stages.reporting import _choose
 from nnunet_medseg.workflows.stages.training import (
     _announce,
+    _begin_smaller,
     _is_worth_it,
     _used_before_s,
     _what_follows,
@@ -309,6 +314,51 @@ def test_options_of_a_run_come_back_from_its_journal():
     options = read_train_options(vary=VARY, fold="0", batch_size="4", spacing="1x1x1")
 
     assert TrainOptions(**options.to_json()) == options
+
+
+# --- a memory that does not suffice ------------------------------------------------------------
+
+
+@pytest.fixture
+def crowded(tmp_path, monkeypatch) -> Run:
+    """Return a run on a CPU whose memory holds one patch of the tiny plans, not two."""
+    monkeypatch.setattr(training_stage, "describe_json", lambda _: DESCRIPTION)
+    monkeypatch.setattr(
+        probe,
+        "fits_memory",
+        lambda plans, name, _: plans["configurations"][name]["batch_size"] < 2,
+    )
+    return make_run(tmp_path, fold="0")
+
+
+def test_a_training_of_a_plan_that_did_not_fit_begins_smaller_and_says_so(crowded, capsys):
+    (training,) = trainings_of(crowded)
+    plans = make_training_plans()
+
+    smaller = _begin_smaller(crowded, training, plans, "3d_fullres")
+
+    assert smaller["configurations"]["3d_fullres"]["batch_size"] == 1
+    assert plans == make_training_plans()
+    assert "beginning with batch 1 and patch 16 x 16 x 16" in capsys.readouterr().out
+
+
+def test_a_training_that_goes_on_keeps_what_its_checkpoint_says(crowded):
+    (training,) = trainings_of(crowded)
+    training.folder.root.mkdir()
+    training.folder.checkpoint_file.touch()
+
+    assert _begin_smaller(crowded, training, make_training_plans(), "3d_fullres") == (
+        make_training_plans()
+    )
+
+
+def test_a_gpu_tells_by_itself_what_does_not_fit(crowded):
+    run = replace(crowded, device=replace(CPU, kind="cuda"))
+    (training,) = trainings_of(run)
+
+    assert _begin_smaller(run, training, make_training_plans(), "3d_fullres") == (
+        make_training_plans()
+    )
 
 
 # --- trainings that were ended early -----------------------------------------------------------

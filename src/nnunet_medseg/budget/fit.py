@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 
 from nnunet_medseg.budget.size import NNUNET_SIZE, PlanSize
 
-__all__ = ["Candidate", "Choice", "choose_candidate", "measuring_limit_s", "steps_that_fit"]
+__all__ = [
+    "TOO_LARGE",
+    "Candidate",
+    "Choice",
+    "choose_candidate",
+    "measuring_limit_s",
+    "steps_that_fit",
+]
 
 MIN_MEASURING_S = 30.0
 MEASURING_SHARE = 0.05  # of the training time
@@ -20,6 +27,8 @@ FORECAST_ERROR = 1.6
 # Of the time, what remains for steps beside looks, checkpoints and start (budget.overhead), and
 # beside the loading of data, which is not measured and shares the cores. On two of them: 0.78.
 STEPPING_SHARE = 0.8
+# What is said of a plan that is trained all the same (nnunet.probe.fit_to_memory, nnunet.rescue).
+TOO_LARGE = "into the memory; in training the batch becomes smaller, then the patch"
 
 
 @dataclass(frozen=True)
@@ -174,22 +183,30 @@ def _explain(
 ) -> Choice:
     step_s = watch.forecast_s(chosen)
     steps = steps_that_fit(asked_s, step_s)
+    reason = _reason(candidates, chosen, asked_s, watch)
+    if math.isfinite(step_s) and steps < chosen.steps_needed:
+        reason += f"; {chosen.steps_needed} would train it well: give it more minutes"
+    measured = {candidate.name: step_s for candidate, step_s in watch.steps_s.items()}
+    return Choice(chosen, step_s, steps, reason, measured)
+
+
+def _reason(
+    candidates: Sequence[Candidate], chosen: Candidate, asked_s: float, watch: _Stopwatch
+) -> str:
+    steps = steps_that_fit(asked_s, watch.forecast_s(chosen))
     minutes = f"{round(asked_s / 60, 2):g} min"
     whole = [each for each in candidates if not _is_cut(each)] or [chosen]
     # The first may be a larger network, and narrower ones follow where the patch is given.
     own = [each for each in whole if each.size.width == whole[0].size.width][-1]
     own_s = watch.forecast_s(own)
     name = "nnU-Net's own plan" if own.size == NNUNET_SIZE else "the whole plan"
+    if not math.isfinite(watch.forecast_s(chosen)):
+        return f"{name} does not fit {TOO_LARGE}" if chosen is own else f"no plan fits {TOO_LARGE}"
     if chosen is own:
-        reason = f"{_counted(steps)} of {name} fit into {minutes}"
-    elif not math.isfinite(own_s):
-        reason = f"{name} does not fit into the memory; {_counted(steps)} of this one fit"
-    else:
-        reason = (
-            f"about {_counted(steps_that_fit(asked_s, own_s))} of {name} would fit into "
-            f"{minutes}; {steps} of this one do"
-        )
-    if steps < chosen.steps_needed:
-        reason += f"; {chosen.steps_needed} would train it well: give it more minutes"
-    measured = {candidate.name: step_s for candidate, step_s in watch.steps_s.items()}
-    return Choice(chosen, step_s, steps, reason, measured)
+        return f"{_counted(steps)} of {name} fit into {minutes}"
+    if not math.isfinite(own_s):
+        return f"{name} does not fit into the memory; {_counted(steps)} of this one fit"
+    return (
+        f"about {_counted(steps_that_fit(asked_s, own_s))} of {name} would fit into "
+        f"{minutes}; {steps} of this one do"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import time
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT, measuring_limit_s
 from nnunet_medseg.budget.threads import choose_threads
 from nnunet_medseg.hardware import core_count, free_memory_bytes
-from nnunet_medseg.nnunet.rescue import is_out_of_memory
+from nnunet_medseg.nnunet.rescue import is_out_of_memory, smaller_batch
 from nnunet_medseg.nnunet.trainer import (
     TrainingSetup,
     is_deeply_supervised,
@@ -25,7 +26,7 @@ from nnunet_medseg.nnunet.trainer import (
     use_all_cores,
 )
 
-__all__ = ["count_flops", "fastest_threads", "fits_memory", "measure_step"]
+__all__ = ["count_flops", "fastest_threads", "fit_to_memory", "fits_memory", "measure_step"]
 
 # A convolution's output, what the norm and the nonlinearity keep of it, and its gradient.
 BYTES_A_FEATURE = 12
@@ -56,6 +57,25 @@ def fits_memory(plans: dict[str, Any], configuration: str, description: dict[str
     network, batch = _on_meta(plans, configuration, description)
     features = network.compute_conv_feature_map_size(tuple(batch.shape[2:])) * batch.shape[0]
     return bool(features * BYTES_A_FEATURE < free_memory_bytes())
+
+
+def fit_to_memory(
+    plans: dict[str, Any], configuration: str, description: dict[str, Any]
+) -> dict[str, Any]:
+    """Return plans whose batch, then patch, is as small as the free memory of a CPU asks for.
+
+    Raises:
+        TrainingError: When it is too small for any patch.
+    """
+    fitted = copy.deepcopy(plans)
+    chosen = fitted["configurations"][configuration]
+    stages = chosen["architecture"]["arch_kwargs"]["strides"]
+    strides = [math.prod(sides) for sides in zip(*stages, strict=True)]
+    while not fits_memory(fitted, configuration, description):
+        chosen["batch_size"], chosen["patch_size"] = smaller_batch(
+            chosen["batch_size"], chosen["patch_size"], strides
+        )
+    return fitted
 
 
 def _on_meta(

@@ -122,7 +122,12 @@ def _plan_for_time(run: Run, training: Training) -> Any:
         from nnunet_medseg.nnunet.sizing import PlanTask, plan_for_time
 
         def on_measured(name: str, step_s: float) -> None:
-            bar.update(min(limit_s, time.monotonic() - started), f"{step_s:.2f} s a step: {name}")
+            shown = (
+                f"{step_s:.2f} s a step"
+                if math.isfinite(step_s)
+                else "does not fit into the memory"
+            )
+            bar.update(min(limit_s, time.monotonic() - started), f"{shown}: {name}")
 
         is_free = training.options.plan == "auto"
         task = PlanTask(

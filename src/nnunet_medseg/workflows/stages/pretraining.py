@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_medseg import console
-from nnunet_medseg.budget.fit import steps_that_fit
+from nnunet_medseg.budget.fit import TOO_LARGE, steps_that_fit
 from nnunet_medseg.budget.recipe import choose_fine_tuning
 from nnunet_medseg.budget.size import NNUNET_SIZE
 from nnunet_medseg.bundle.manifest import read_manifest
@@ -172,10 +172,7 @@ def plan_from_model(run: Run, training: Training) -> None:
         step_s = measure_step(plans, name, description, setup)
         threads, step_s = fastest_threads(plans, name, description, setup, step_s)
     steps = steps_that_fit(asked_s, step_s)
-    reason = (
-        f"the plan is the model's; about {steps} steps of it fit into "
-        f"{round(asked_s / 60, 2):g} min"
-    )
+    reason = _reason(asked_s, step_s)
     lines = _describe_transfer(moved)
     for line in (reason, *lines):
         console.detail(line)
@@ -196,6 +193,13 @@ def plan_from_model(run: Run, training: Training) -> None:
             },
         },
     )
+
+
+def _reason(asked_s: float, step_s: float) -> str:
+    if not math.isfinite(step_s):
+        return f"the plan is the model's; it does not fit {TOO_LARGE}"
+    steps, minutes = steps_that_fit(asked_s, step_s), round(asked_s / 60, 2)
+    return f"the plan is the model's; about {steps} steps of it fit into {minutes:g} min"
 
 
 def _describe_transfer(moved: Any) -> list[str]:

@@ -156,7 +156,30 @@ def _make_trainer(run: Run, training: Training, used_s: float) -> Any:
         asked_s = training_time_s(run, training, used_s)
         setup = training_setup(run, training, recipe, prepared_folder(run, training), asked_s)
         setup = replace(setup, threads=planned.get("threads"))
+        if planned["step_s"] is None:
+            plans = _begin_smaller(run, training, plans, configuration)
         return make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
+
+
+def _begin_smaller(
+    run: Run, training: Training, plans: dict[str, Any], configuration: str
+) -> dict[str, Any]:
+    """Return plans that fit the memory now, of some that did not when they were made.
+
+    On a CPU a step that does not fit may end the program; a GPU refuses it, and the trainer goes on
+    with a smaller one. A checkpoint tells what fitted before.
+    """
+    from nnunet_medseg.nnunet.probe import fit_to_memory
+
+    if run.device.kind != "cpu" or training.folder.checkpoint_file.exists():
+        return plans
+    fitted = fit_to_memory(plans, configuration, describe_json(run.folder.raw))
+    if fitted != plans:
+        chosen = fitted["configurations"][configuration]
+        patch = " x ".join(str(side) for side in chosen["patch_size"])
+        batch = chosen["batch_size"]
+        console.warn(f"the memory does not suffice; beginning with batch {batch} and patch {patch}")
+    return fitted
 
 
 def _say_speed(trainer: Any) -> None:
