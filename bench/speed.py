@@ -53,6 +53,7 @@ def main() -> None:
 def measure(folder: Path) -> dict[str, Any]:
     import torch
 
+    from nnunet_medseg.budget.fit import measuring_limit_s
     from nnunet_medseg.budget.recipe import Recipe, choose_recipe
     from nnunet_medseg.hardware import choose_device, core_count
     from nnunet_medseg.nnunet.probe import count_flops, measure_step
@@ -80,7 +81,8 @@ def measure(folder: Path) -> dict[str, Any]:
                 name = f"step {kind} {shape}width {width:g} {recipe.optimizer}"
                 flops[name] = 3 * count_flops(plans, CONFIGURATION, DESCRIPTION)
                 setup = replace(chosen, recipe=recipe)
-                step_s = measure_step(plans, CONFIGURATION, DESCRIPTION, setup)
+                until_s = time.monotonic() + measuring_limit_s(setup.asked_s)
+                step_s = measure_step(plans, CONFIGURATION, DESCRIPTION, setup, until_s)
                 steps_s[name] = min(steps_s.get(name, math.inf), step_s)
     speeds = {f"peak {kind}": peak for kind, peak in peaks.items()}
     speeds |= {name: flops[name] / step_s for name, step_s in steps_s.items()}

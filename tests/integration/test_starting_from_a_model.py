@@ -68,7 +68,7 @@ def test_a_model_goes_on_with_more_minutes_and_is_measured_before_and_after(tmp_
     timed = []
 
     def measure(*given: object) -> float:
-        timed.append(given[-1].recipe.optimizer)
+        timed.append(given[3].recipe.optimizer)
         return measure_step(*given)
 
     write_patient_folders(tmp_path / "in" / "Data", SPEC, cases=6, validate=2)

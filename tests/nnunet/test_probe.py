@@ -41,9 +41,9 @@ def flops_of(**size) -> float:
     return count_flops(make_sized(**size), CONFIGURATION, DESCRIPTION)
 
 
-def measure(folder, *, plans=None, **chosen) -> float:
+def measure(folder, *, plans=None, until_s=math.inf, **chosen) -> float:
     plans = make_training_plans() if plans is None else plans
-    return measure_step(plans, CONFIGURATION, DESCRIPTION, make_setup(folder, **chosen))
+    return measure_step(plans, CONFIGURATION, DESCRIPTION, make_setup(folder, **chosen), until_s)
 
 
 # --- work --------------------------------------------------------------------------------------
@@ -129,22 +129,39 @@ def test_fewer_steps_are_done_where_they_take_long(
 ):
     turn_clock(monkeypatch, steps_s)
 
-    # Of 60 s, 30 s go into measuring.
-    assert measure(training_folder, asked_s=60.0) == expected_s
+    assert measure(training_folder, until_s=30.0) == expected_s
+
+
+def test_one_step_is_done_when_the_time_for_measuring_is_over(training_folder, monkeypatch):
+    turn_clock(monkeypatch, [0.2, 0.1])
+
+    assert measure(training_folder, until_s=0.0) == 0.2
 
 
 # --- threads -----------------------------------------------------------------------------------
 
 
 def let_threads_take(monkeypatch, seconds: dict[int, float]) -> None:
-    """Let a machine have as many cores as the most threads, and a step take these seconds."""
+    """Let a machine have as many cores as the most threads, and a step take these seconds.
+
+    A measurement is three steps.
+    """
+    clock = SimpleNamespace(now_s=0.0)
+
+    def measure_threads(*given) -> float:
+        clock.now_s += 3 * seconds[given[3].threads]
+        return seconds[given[3].threads]
+
     monkeypatch.setattr(probe, "core_count", lambda: max(seconds))
-    monkeypatch.setattr(probe, "measure_step", lambda *given: seconds[given[-1].threads])
+    monkeypatch.setattr(probe, "measure_step", measure_threads)
+    monkeypatch.setattr(probe, "time", SimpleNamespace(monotonic=lambda: clock.now_s))
 
 
-def threads_on(folder, step_s: float = 0.3, **chosen) -> tuple[int | None, float]:
+def threads_on(
+    folder, step_s: float = 0.3, until_s: float = math.inf, **chosen
+) -> tuple[int | None, float]:
     plans, setup = make_training_plans(), make_setup(folder, **chosen)
-    return fastest_threads(plans, CONFIGURATION, DESCRIPTION, setup, step_s)
+    return fastest_threads(plans, CONFIGURATION, DESCRIPTION, setup, step_s, until_s)
 
 
 def test_as_many_threads_train_as_are_fastest(training_folder, monkeypatch):
@@ -165,6 +182,21 @@ def test_threads_are_not_compared_where_a_step_takes_long(training_folder, monke
 
     step_s = 2 * MAX_STEP_TO_COMPARE_S
     assert threads_on(training_folder, step_s=step_s) == (None, step_s)
+
+
+def test_threads_are_not_compared_when_the_time_for_measuring_is_nearly_over(
+    training_folder, monkeypatch
+):
+    let_threads_take(monkeypatch, {16: 0.3, 8: 0.2, 4: 0.1})
+
+    assert threads_on(training_folder, until_s=1.0) == (None, 0.3)
+
+
+def test_fewer_threads_are_compared_as_long_as_there_is_time(training_folder, monkeypatch):
+    let_threads_take(monkeypatch, {16: 0.6, 8: 0.4, 4: 0.3, 2: 0.2})
+
+    # 16 and 8 take 3 s, and 4 begin within the time.
+    assert threads_on(training_folder, step_s=0.5, until_s=3.5) == (4, 0.3)
 
 
 def test_on_a_gpu_threads_are_not_compared(training_folder):

@@ -73,5 +73,6 @@ def test_work_and_time_of_a_network_of_two_stages_are_measured(training_folder):
     plans = make_training_plans(stages=2)
 
     assert count_flops(plans, CONFIGURATION, DESCRIPTION) > 0
-    step_s = measure_step(plans, CONFIGURATION, DESCRIPTION, make_setup(training_folder))
+    setup = make_setup(training_folder)
+    step_s = measure_step(plans, CONFIGURATION, DESCRIPTION, setup, math.inf)
     assert 0 < step_s < math.inf

@@ -57,8 +57,12 @@ def measured(tmp_path, monkeypatch, request) -> Path:
 def pretend(monkeypatch: pytest.MonkeyPatch, gigaflops: float) -> list[float]:
     """Let a machine of that speed measure; return the list that its measurements go to."""
     measured: list[float] = []
+    # Measuring has one end, whatever is measured.
+    deadlines: set[float] = set()
 
-    def measure(plans, configuration, description, setup):
+    def measure(plans, configuration, description, setup, until_s):
+        deadlines.add(until_s)
+        assert len(deadlines) == 1
         measured.append(3 * count_flops(plans, configuration, description) / gigaflops / 1e9)
         return measured[-1]
 
@@ -104,7 +108,7 @@ def test_fewer_threads_are_chosen_where_they_are_faster_and_that_is_said(
     measured, monkeypatch, tmp_path
 ):
     pretend(monkeypatch, gigaflops=20)
-    monkeypatch.setattr(sizing, "fastest_threads", lambda *given: (4, given[-1] / 2))
+    monkeypatch.setattr(sizing, "fastest_threads", lambda *given: (4, given[4] / 2))
 
     sized = plan_on(tmp_path, minutes=5)
 
@@ -267,7 +271,7 @@ def test_a_plan_that_does_not_fit_the_memory_is_not_tried(measured, monkeypatch,
     monkeypatch.setattr("nnunet_medseg.nnunet.probe.free_memory_bytes", lambda: 1000)
     plans, configuration = make_plans(DATASET_NAME)
 
-    step_s = measure_step(plans, configuration, DESCRIPTION, make_setup(tmp_path))
+    step_s = measure_step(plans, configuration, DESCRIPTION, make_setup(tmp_path), math.inf)
 
     assert step_s == math.inf
 

@@ -15,7 +15,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT, measuring_limit_s
+from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT
 from nnunet_medseg.budget.threads import choose_threads
 from nnunet_medseg.hardware import core_count, free_memory_bytes
 from nnunet_medseg.nnunet.rescue import is_out_of_memory, smaller_batch
@@ -100,15 +100,26 @@ def _wants_more(times: list[float]) -> bool:
 
 
 def measure_step(
-    plans: dict[str, Any], configuration: str, description: dict[str, Any], setup: TrainingSetup
+    plans: dict[str, Any],
+    configuration: str,
+    description: dict[str, Any],
+    setup: TrainingSetup,
+    until_s: float,
 ) -> float:
     """Return the seconds that a training step takes, on random tensors.
 
     Network, loss, precision and optimizer are those of the training; loading of data is not in it.
 
+    Args:
+        plans: nnU-Net's plans.
+        configuration: Which of their configurations.
+        description: The dataset.json.
+        setup: Of the training.
+        until_s: When measuring is to end, on the monotonic clock. One step is done in any case.
+
     Returns:
-        The fastest of a few steps: the first is a cold start. Fewer are done where a step takes
-        long against what measuring may take. Infinity when the memory does not suffice.
+        The fastest of a few steps: the first is a cold start. Fewer are done where there is no time
+        for more. Infinity when the memory does not suffice.
     """
     if setup.device.kind == "cpu" and not fits_memory(plans, configuration, description):
         return math.inf
@@ -119,8 +130,7 @@ def measure_step(
         trainer.prepare_network()
         batch = trainer.random_batch()
         times: list[float] = []
-        limit_s = measuring_limit_s(setup.asked_s)
-        while _wants_more(times) and sum(times) + min(times, default=0) <= limit_s:
+        while not times or (_wants_more(times) and time.monotonic() + min(times) <= until_s):
             started = time.monotonic()
             # The loss comes back to the CPU, so a GPU has done its work by then.
             trainer.train_step(batch)
@@ -144,16 +154,33 @@ def fastest_threads(
     description: dict[str, Any],
     setup: TrainingSetup,
     step_s: float,
+    until_s: float,
 ) -> tuple[int | None, float]:
     """Return how many threads do a training step fastest on a CPU, and the seconds it then takes.
 
-    None is for a thread on each core. Where a step takes longer than a second with these, nothing
-    is measured.
+    None is for a thread on each core. Where a step takes longer than a second with these, or there
+    is no time to compare two numbers of threads, nothing is measured.
+
+    Args:
+        plans: nnU-Net's plans.
+        configuration: Which of their configurations.
+        description: The dataset.json.
+        setup: Of the training.
+        step_s: What a step takes with a thread on each core.
+        until_s: When measuring is to end, on the monotonic clock.
     """
-    if setup.device.kind != "cpu" or step_s > MAX_STEP_TO_COMPARE_S:
+    needed_s = 2 * STEPS_A_MEASUREMENT * step_s
+    if (
+        setup.device.kind != "cpu"
+        or step_s > MAX_STEP_TO_COMPARE_S
+        or time.monotonic() + needed_s > until_s
+    ):
         return None, step_s
 
     def measure(threads: int) -> float:
-        return measure_step(plans, configuration, description, replace(setup, threads=threads))
+        if time.monotonic() > until_s:
+            return math.inf
+        chosen = replace(setup, threads=threads)
+        return measure_step(plans, configuration, description, chosen, until_s)
 
     return choose_threads(core_count(), measure) or (None, step_s)

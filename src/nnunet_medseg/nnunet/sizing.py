@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from nnunet_medseg.budget.fit import Candidate, Choice, choose_candidate, steps_that_fit
+from nnunet_medseg.budget.fit import (
+    Candidate,
+    Choice,
+    choose_candidate,
+    measuring_limit_s,
+    steps_that_fit,
+)
 from nnunet_medseg.budget.size import (
     MIN_BATCH,
     NNUNET_SIZE,
@@ -75,10 +82,11 @@ def plan_for_time(
         UsageError: When what the user asks of the plan is not possible for the dataset.
     """
     made = _make_candidates(task)
+    until_s = time.monotonic() + measuring_limit_s(task.setup.asked_s)
 
     def measure(candidate: Candidate) -> float:
         if candidate.name not in task.known:
-            step_s = measure_step(*made[candidate], task.description, task.setup)
+            step_s = measure_step(*made[candidate], task.description, task.setup, until_s)
             task.known[candidate.name] = step_s
         on_measured(candidate.name, task.known[candidate.name])
         return task.known[candidate.name]
@@ -86,7 +94,7 @@ def plan_for_time(
     choice = choose_candidate(list(made), task.setup.asked_s, measure)
     plans, configuration = made[choice.candidate]
     threads, step_s = fastest_threads(
-        plans, configuration, task.description, task.setup, choice.step_s
+        plans, configuration, task.description, task.setup, choice.step_s, until_s
     )
     if threads is not None:
         steps = steps_that_fit(task.setup.asked_s, step_s)

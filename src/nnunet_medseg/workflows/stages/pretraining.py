@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_medseg import console
-from nnunet_medseg.budget.fit import TOO_LARGE, steps_that_fit
+from nnunet_medseg.budget.fit import TOO_LARGE, measuring_limit_s, steps_that_fit
 from nnunet_medseg.budget.recipe import choose_fine_tuning
 from nnunet_medseg.budget.size import NNUNET_SIZE
 from nnunet_medseg.bundle.manifest import read_manifest
@@ -145,7 +146,6 @@ def plan_from_model(run: Run, training: Training) -> None:
     description = describe_json(run.folder.raw)
     with chatter(run.folder.log_file):
         from nnunet_medseg.nnunet.planning import adopt_plans, make_plans, write_plans
-        from nnunet_medseg.nnunet.probe import fastest_threads, measure_step
         from nnunet_medseg.nnunet.sizing import describe_plan
         from nnunet_medseg.nnunet.transfer import names_of, new_network, transfer
         from nnunet_medseg.nnunet.weights import write_checkpoint
@@ -169,8 +169,7 @@ def plan_from_model(run: Run, training: Training) -> None:
         asked_s = training_time_s(run, training)
         # What is short costs most: its optimizer computes more than that of long trainings.
         setup = training_setup(run, training, choose_fine_tuning(0), run.folder.root, asked_s)
-        step_s = measure_step(plans, name, description, setup)
-        threads, step_s = fastest_threads(plans, name, description, setup, step_s)
+        threads, step_s = _time_steps(plans, name, description, setup)
     steps = steps_that_fit(asked_s, step_s)
     reason = _reason(asked_s, step_s)
     lines = _describe_transfer(moved)
@@ -193,6 +192,17 @@ def plan_from_model(run: Run, training: Training) -> None:
             },
         },
     )
+
+
+def _time_steps(
+    plans: dict[str, Any], configuration: str, description: dict[str, Any], setup: Any
+) -> tuple[int | None, float]:
+    """Return how many threads do a step fastest, None for one on each core, and its seconds."""
+    from nnunet_medseg.nnunet.probe import fastest_threads, measure_step
+
+    until_s = time.monotonic() + measuring_limit_s(setup.asked_s)
+    step_s = measure_step(plans, configuration, description, setup, until_s)
+    return fastest_threads(plans, configuration, description, setup, step_s, until_s)
 
 
 def _reason(asked_s: float, step_s: float) -> str:
