@@ -9,6 +9,7 @@ UserError                   the user can put it right: one paragraph, no traceba
 ├── ModelError          7   a model cannot be read, or does not fit the images
 ├── VerificationError   8   the finished model did not pass its check; nothing was deleted
 └── TrainingError       9   training cannot go on: it diverged, or the memory does not suffice
+    └── DivergedError   9   … it diverged, and would again
 
 Ctrl-C is 130, a request of the system to end 128 plus the number of its signal (SIGTERM 143, SIGHUP
 129), also when the model so far was delivered; anything else is our fault and is 70.
@@ -21,6 +22,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "BudgetError",
     "DatasetError",
+    "DivergedError",
     "FolderError",
     "ModelError",
     "ResumeError",
@@ -105,6 +107,10 @@ class TrainingError(UserError):
     """Training cannot go on."""
 
     exit_code = 9
+
+
+class DivergedError(TrainingError):
+    """The loss exploded again and again, which the same training would do another time."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -10,6 +10,7 @@ import pytest
 from tiny_model import make_facts
 
 from nnunet_medseg.bundle.manifest import (
+    DIVERGED_FOLD,
     EvaluationFacts,
     LabelFacts,
     Manifest,
@@ -70,6 +71,25 @@ def test_the_quality_is_told_by_label_in_the_order_of_the_user():
         "Mean Dice 0.850 on 1 of 2 held-out cases, whole images "
         "(liver 0.950, lesion 0.750, kidney none)."
     )
+
+
+@pytest.mark.parametrize(
+    ("cause", "words"),
+    [
+        ("Ctrl-C", "Interrupted by Ctrl-C after "),
+        (DIVERGED_FOLD, "A fold diverged and was left out: the model is the ensemble of the "),
+    ],
+)
+def test_an_early_end_is_told_before_the_quality(cause, words):
+    whole = make_manifest()
+    early = whole.model_copy(
+        update={"training": whole.training.model_copy(update={"ended_early": cause})}
+    )
+
+    line = quality_line(early)
+
+    assert line.startswith(words)
+    assert line.endswith(f". {quality_line(whole)}")
 
 
 def test_without_held_out_cases_the_line_says_how_to_get_a_measured_dice():

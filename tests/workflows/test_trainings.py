@@ -15,11 +15,12 @@ from tiny_training import make_training_plans
 
 from nnunet_medseg.budget.clock import TrainingClock
 from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.bundle.manifest import DIVERGED_FOLD
 from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.checked import Checked, Wishes, check_dataset, load_checked, save_checked
 from nnunet_medseg.dataset.intake import read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
-from nnunet_medseg.errors import BudgetError
+from nnunet_medseg.errors import BudgetError, DivergedError, Stopped, TrainingError
 from nnunet_medseg.files import list_files, read_json, write_json
 from nnunet_medseg.hardware import Device
 from nnunet_medseg.nnunet import probe
@@ -28,7 +29,7 @@ from nnunet_medseg.nnunet.weights import write_checkpoint
 from nnunet_medseg.run_folder import Journal, RunFolder
 from nnunet_medseg.workflows.ending import Ending
 from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
-from nnunet_medseg.workflows.stage import Run
+from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages import training as training_stage
 from nnunet_medseg.workflows.stages.common import (
     content_key,
@@ -47,6 +48,7 @@ from nnunet_medseg.workflows.stages.training import (
     _is_worth_it,
     _used_before_s,
     _what_follows,
+    train,
 )
 from nnunet_medseg.workflows.train import _reopen, stages_of
 
@@ -381,6 +383,94 @@ def end_early(run: Run, *causes: str) -> None:
         else:
             write_json(training.folder.training_file, {"ended_early": "", "reference_s": 1.0})
         finish(run, f"train {training.title}", f"evaluate {training.title}")
+
+
+DIVERGED = DivergedError("The training diverged 4 times.", fix="Start again.")
+
+
+def let_training_fail(monkeypatch, failing: dict[str, Exception]) -> None:
+    """Let trainings of these names raise, and others leave what a finished training leaves."""
+
+    def train_to_the_end(_: Run, training: Training) -> None:
+        training.folder.root.mkdir()
+        if training.name in failing:
+            raise failing[training.name]
+        write_json(training.folder.training_file, {"ended_early": "", "reference_s": 1.0})
+
+    monkeypatch.setattr(training_stage, "_train_to_the_end", train_to_the_end)
+
+
+@pytest.mark.parametrize("name", ["fold_0", "fold_4"], ids=["first", "last"])
+def test_a_fold_that_diverged_is_left_out_and_that_is_said(tmp_path, monkeypatch, capsys, name):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    let_training_fail(monkeypatch, {name: DIVERGED})
+
+    for training in trainings_of(run):
+        train(run, training)
+
+    assert handed_over_by(run) == [f"fold_{fold}" for fold in range(5) if f"fold_{fold}" != name]
+    assert ended_early(run) == DIVERGED_FOLD
+    assert "The training diverged 4 times. It is left out." in capsys.readouterr().out
+
+
+def test_when_every_fold_diverged_the_last_error_stands(tmp_path, monkeypatch):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    *first, last = trainings_of(run)
+    let_training_fail(monkeypatch, {training.name: DIVERGED for training in (*first, last)})
+    for training in first:
+        train(run, training)
+
+    with pytest.raises(DivergedError):
+        train(run, last)
+
+    assert not last.folder.failed_file.exists()
+
+
+def test_a_training_without_folds_that_diverged_is_an_error(tmp_path, monkeypatch):
+    run = make_run(tmp_path, fold="0")
+    let_training_fail(monkeypatch, {"training": DIVERGED})
+
+    with pytest.raises(DivergedError):
+        train(run, trainings_of(run)[0])
+
+
+def test_a_fold_that_could_go_on_with_more_memory_is_not_left_out(tmp_path, monkeypatch):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    let_training_fail(monkeypatch, {"fold_0": TrainingError("Memory.", fix="Run it again.")})
+
+    with pytest.raises(TrainingError, match="Memory"):
+        train(run, trainings_of(run)[0])
+
+
+def test_an_early_end_with_nothing_to_hand_over_stops_the_folds(tmp_path, monkeypatch):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    first, second, *_ = trainings_of(run)
+    let_training_fail(monkeypatch, {"fold_0": DIVERGED})
+    train(run, first)
+    run.ending.cause = "SIGTERM"
+
+    with pytest.raises(Stopped):
+        train(run, second)
+
+    assert not second.folder.failed_file.exists()
+
+
+def test_a_fold_that_diverged_is_not_trained_again_by_the_same_command(tmp_path):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    finish(run, "check", "preprocess")
+    end_early(run, DIVERGED_FOLD, "", "", "Ctrl-C", "Ctrl-C")
+
+    _reopen(run)
+
+    assert "train fold 0" in run.folder.finished_stages()
+    assert handed_over_by(run) == [f"fold_{fold}" for fold in range(1, 5)]
+
+
+def test_a_signal_is_told_before_a_fold_that_diverged(tmp_path):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    end_early(run, DIVERGED_FOLD, "", "SIGTERM", "SIGTERM", "SIGTERM")
+
+    assert ended_early(run) == "SIGTERM"
 
 
 def test_folds_that_were_left_out_are_not_handed_over(tmp_path):

@@ -14,6 +14,7 @@ from nnunet_medseg.errors import ModelError
 from nnunet_medseg.files import read_json, write_json
 
 __all__ = [
+    "DIVERGED_FOLD",
     "MANIFEST_NAME",
     "ChannelFacts",
     "ComparedFacts",
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
+DIVERGED_FOLD = "a fold that diverged"
 FORMAT = 1
 INTENDED_USE = (
     "Research. Not a medical device; not for diagnosis or treatment. The model was measured on the "
@@ -74,7 +76,7 @@ class TrainingFacts(_Record):
     """The training in numbers; times in seconds, shares of the time that was used.
 
     The planned time is less than what was asked for when a deadline left less. What ended the
-    training early is "Ctrl-C", "SIGTERM", or empty.
+    training early is "Ctrl-C", "SIGTERM", "the deadline", "a fold that diverged", or empty.
     """
 
     asked_s: float

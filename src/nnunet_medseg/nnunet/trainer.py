@@ -37,7 +37,7 @@ from nnunet_medseg.budget.growth import small_patch
 from nnunet_medseg.budget.overhead import Allowance
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
-from nnunet_medseg.errors import BudgetError, TrainingError
+from nnunet_medseg.errors import BudgetError, DivergedError, TrainingError
 from nnunet_medseg.hardware import Device, core_count, free_memory_bytes
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
@@ -258,8 +258,9 @@ class BudgetedTrainer(nnUNetTrainer):
 
         Raises:
             BudgetError: When the time does not suffice for 20 iterations.
-            TrainingError: When the loss has exploded four times, no patch fits the memory, patches
-                cannot be loaded, or no epoch was in order when the time was over.
+            DivergedError: When the loss or the weights have exploded four times.
+            TrainingError: When no patch fits the memory, patches cannot be loaded, or no epoch was
+                in order when the time was over.
         """
         self.clock.start()
         self.on_train_start()
@@ -364,7 +365,7 @@ class BudgetedTrainer(nnUNetTrainer):
                 "Start again with --fresh and another --seed; if it happens again, check the "
                 "images' intensities."
             )
-            raise TrainingError(problem, fix=fix)
+            raise DivergedError(problem, fix=fix)
         self.rescue.restore(self._bare_network())
         # The momentum is part of what went wrong.
         self.optimizer.state.clear()

@@ -20,6 +20,7 @@ from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.evaluation.summaries import mean_dice_of
 from nnunet_medseg.files import write_atomic
 from nnunet_medseg.report import charts
+from nnunet_medseg.report.summary import early_end
 from nnunet_medseg.report.verdict import verdict
 
 __all__ = ["Picture", "write_report"]
@@ -86,6 +87,7 @@ def write_report(
     page = environment.get_template("report.html.jinja").render(
         manifest=manifest,
         verdict=verdict(manifest, scores),
+        early_end=early_end(manifest.training),
         is_rough=0 < manifest.evaluation.cases < FEW_CASES,
         pictures=pictures,
         labels=[label.name for label in manifest.labels],

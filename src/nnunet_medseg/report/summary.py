@@ -8,13 +8,20 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_medseg.bundle.manifest import Manifest
+from nnunet_medseg.bundle.manifest import DIVERGED_FOLD, Manifest, TrainingFacts
 from nnunet_medseg.console import duration
 from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.files import write_atomic
 
-__all__ = ["quality_line", "write_case_key", "write_metrics", "write_split", "write_summary"]
+__all__ = [
+    "early_end",
+    "quality_line",
+    "write_case_key",
+    "write_metrics",
+    "write_split",
+    "write_summary",
+]
 
 # Columns of metrics.csv: what is measured of a label in a case, under the names of `LabelScore`.
 METRICS = (
@@ -38,17 +45,22 @@ HOUSE_ONLY = (
 
 def quality_line(manifest: Manifest) -> str:
     """Return in one sentence how good the model is, or why nobody knows."""
-    return f"{_early_end(manifest)}{_measured(manifest)}"
+    sentences = (early_end(manifest.training), _measured(manifest))
+    return " ".join(filter(None, sentences))
 
 
-def _early_end(manifest: Manifest) -> str:
-    training = manifest.training
+def early_end(training: TrainingFacts) -> str:
+    """Return in one sentence what is missing from the training; empty for nothing."""
     if not training.ended_early:
         return ""
+    if training.ended_early == DIVERGED_FOLD:
+        return (
+            "A fold diverged and was left out: the model is the ensemble of the others, and its "
+            "patients were not measured."
+        )
     return (
         f"Interrupted by {training.ended_early} after {duration(training.used_s)} of "
-        f"{duration(training.asked_s)} asked for: "
-        "the model so far, trained no further. "
+        f"{duration(training.asked_s)} asked for: the model so far, trained no further."
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.bundle.manifest import DIVERGED_FOLD
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.inspected import RULES_FORMAT
 from nnunet_medseg.dataset.raw_layout import (
@@ -79,8 +80,9 @@ def handed_over(run: Run) -> tuple[Training, ...]:
 
 def ended_early(run: Run) -> str:
     """Return what ended a training of the run early; empty when all went on to their end."""
-    causes = (ended_early_by(training) for training in trainings_of(run))
-    return next(filter(None, causes), "")
+    causes = filter(None, (ended_early_by(training) for training in trainings_of(run)))
+    # A signal ended all that was to come, a fold that diverged only itself.
+    return min(causes, key=lambda cause: cause == DIVERGED_FOLD, default="")
 
 
 def ended_early_by(training: Training) -> str:

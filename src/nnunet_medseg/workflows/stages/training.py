@@ -11,8 +11,9 @@ from nnunet_medseg import console
 from nnunet_medseg.budget.epochs import MIN_ITERATIONS
 from nnunet_medseg.budget.estimate import evaluation_limit_s
 from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.bundle.manifest import DIVERGED_FOLD
 from nnunet_medseg.dataset.raw_layout import describe_json
-from nnunet_medseg.errors import BudgetError, TrainingError
+from nnunet_medseg.errors import BudgetError, DivergedError, TrainingError
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.hardware import held_memory_bytes
 from nnunet_medseg.report.tracker import Tracker, start_tracker
@@ -52,10 +53,14 @@ def train(run: Run, training: Training) -> None:
     """Train until the time is over; write hashes and a reference segmentation of the result.
 
     A training that is cut off is as good as finished when it has made a model and no other
-    training of the run is finished; otherwise it is left out, and so is one that has not begun.
+    training of the run is finished; otherwise it is left out, and so is one that has not begun, and
+    a fold that diverges beside others.
     """
     training.folder.failed_file.unlink(missing_ok=True)
     if run.ending.is_asked():
+        if run.options.fold == "cv" and not _finished_before(run, training):
+            # All before it diverged.
+            run.ending.stop()
         _leave_out(training, "not begun when the run was ended early", run.ending.cause)
         return
     try:
@@ -64,6 +69,18 @@ def train(run: Run, training: Training) -> None:
         if not (run.ending.has_deadline and _finished_before(run, training)):
             raise
         _leave_out(training, error.problem, "the deadline")
+    except DivergedError as error:
+        if not _has_other_folds(run, training):
+            raise
+        _leave_out(training, f"{error.problem} It is left out.", DIVERGED_FOLD)
+
+
+def _has_other_folds(run: Run, training: Training) -> bool:
+    """Tell whether another fold has made a model, or may still make one."""
+    others = [other for other in trainings_of(run) if other.name != training.name]
+    return run.options.fold == "cv" and any(
+        not other.folder.failed_file.exists() for other in others
+    )
 
 
 def _finished_before(run: Run, training: Training) -> list[Training]:
