@@ -235,7 +235,7 @@ def shrink(folder: Path, side: int) -> None:
 def test_small_images_are_trained_with_a_network_of_two_stages(measured, side, wish):
     shrink(measured, side)
     setup = make_setup(measured)
-    task = PlanTask(DATASET_NAME, DESCRIPTION, setup, 100_000.0, PlanWish(**wish))
+    task = PlanTask(DATASET_NAME, DESCRIPTION, setup, LARGE_OBJECTS, PlanWish(**wish))
 
     ((plans, configuration),) = _make_candidates(task).values()
 
