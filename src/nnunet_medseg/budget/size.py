@@ -170,8 +170,10 @@ def ladder(
         return pairs * math.pow(of_volume, dimensions / 3)
 
     def narrow_steps(next_divisor: float) -> int:
+        if in_slices:
+            return SLICE_STEPS
         is_tight = patch_voxels / next_divisor < OBJECTS_A_PATCH * objects.largest
-        return SLICE_STEPS if in_slices else TIGHT_STEPS if is_tight else NARROW_STEPS
+        return TIGHT_STEPS if is_tight else NARROW_STEPS
 
     wide = [(factor, 1.0) for factor in resolved[1:]]
     wide += [] if in_slices else [(fine, parts(2))]

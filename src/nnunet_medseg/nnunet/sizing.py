@@ -172,8 +172,7 @@ def _require_network(plans: dict[str, Any], configuration: str) -> None:
     """Refuse images of which nnU-Net makes no U-Net, with the voxels that they would have."""
     chosen = plans["configurations"][configuration]
     if chosen["architecture"]["arch_kwargs"]["n_stages"] < MIN_STAGES:
-        spacing = " x ".join(f"{float(side):.3g}" for side in chosen["spacing"])
-        patch = " x ".join(str(int(side)) for side in chosen["patch_size"])
+        spacing, patch = _shown_sides(chosen)
         problem = (
             f"With a spacing of {spacing} mm a patch of the images has {patch} voxels: too few "
             "for a network."
@@ -190,10 +189,15 @@ def _voxel_mm3(plans: dict[str, Any], configuration: str) -> float:
     return math.prod(spacing)
 
 
+def _shown_sides(configuration: dict[str, Any]) -> tuple[str, str]:
+    """Return for people the sides of a voxel in mm, and those of a patch in voxels."""
+    spacing = " x ".join(f"{float(side):.3g}" for side in configuration["spacing"])
+    return spacing, " x ".join(str(int(side)) for side in configuration["patch_size"])
+
+
 def describe_plan(configuration: dict[str, Any], size: PlanSize) -> str:
     """Return for people what a configuration is and how its size differs from nnU-Net's own."""
-    spacing = " x ".join(f"{float(side):.3g}" for side in configuration["spacing"])
-    patch = " x ".join(str(int(side)) for side in configuration["patch_size"])
+    spacing, patch = _shown_sides(configuration)
     width = "" if size.width == 1 else f", {size.width:g} of the width"
     kind = "" if size.network == PLAIN else f", residual encoder {size.network[7:].upper()}"
     batch = configuration["batch_size"]
