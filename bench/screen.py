@@ -10,10 +10,11 @@ Each line of JOBS names a dataset of bench/datasets.py, a number of steps, a see
 The real trainer runs, on a clock that counts steps of whole patches, a smaller patch as its part of
 the voxels, so that other programs on the machine do not change the result. One line a job is added
 to bench/results/screen.jsonl: Dice on the held-out cases, whole images, of the last weights and of
-their running average. With `"cut_at": 0.5` a training is ended at half of the steps, in the middle
-of its schedule. With `"seeds": [1, 2, 3]` in place of a seed there is a training for each, and a
-score of their ensemble: what more trainings, but no more cases, could give; all else in the line is
-of the last one. Jobs that are already there are passed over; several processes may share a list.
+their running average. With `"batch": 4` a step has as many patches, and counts as two where the
+plan has two. With `"cut_at": 0.5` a training is ended at half of the steps, in the middle of its
+schedule. With `"seeds": [1, 2, 3]` in place of a seed there is a training for each, and a score of
+their ensemble: what more trainings, but no more cases, could give; all else in the line is of the
+last one. Jobs that are already there are passed over; several processes may share a list.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def run(job: dict[str, Any], root: Path, threads: int) -> dict[str, Any]:
     facts = {"patch": chosen["patch_size"], "spacing": chosen["spacing"]}
     facts |= {
         "iterations": trainer.progress.iterations,
-        "batch": chosen["batch_size"],
+        "batch": job.get("batch", chosen["batch_size"]),
         "train_s": seconds,
         "threads": threads,
         "numbers": "bfloat16" if measured.device.has_fast_bf16 else "float32",
@@ -181,22 +182,23 @@ def train(
         checkpoint=scratch / "checkpoint.pth", history=scratch / "history.jsonl",
         log=scratch / "log.txt", recipe=recipe,
     )  # fmt: skip
-    (configuration,) = plans["configurations"]
+    ((configuration, chosen),) = plans["configurations"].items()
+    whole = math.prod(chosen["patch_size"]) * chosen["batch_size"]
+    chosen["batch_size"] = job.get("batch", chosen["batch_size"])
     trainer = make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
     torch.set_num_threads(threads)
     started = time.monotonic()
-    trainer.clock = TrainingClock(job["steps"], now=count_work(trainer))
+    trainer.clock = TrainingClock(job["steps"], now=count_work(trainer, whole))
     trainer.run_training(should_stop=lambda: trainer.clock.share >= job.get("cut_at", math.inf))
     return trainer, round(time.monotonic() - started, 1)
 
 
-def count_work(trainer: Any) -> Callable[[], float]:
-    """Return a clock of a training, on which a step of whole patches takes a second."""
-    whole = math.prod(trainer.configuration_manager.patch_size)
+def count_work(trainer: Any, whole: int) -> Callable[[], float]:
+    """Return a clock of a training, on which a step of `whole` voxels takes a second."""
     own, done = trainer.train_step, [0.0]
 
     def step(batch: dict[str, Any]) -> Any:
-        done[0] += batch["data"][0, 0].numel() / whole
+        done[0] += batch["data"][:, 0].numel() / whole
         return own(batch)
 
     trainer.train_step = step
