@@ -18,6 +18,8 @@ WHEELS ?=
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(abspath $(WHEELS)))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(OFFLINE) --constraint constraints.txt --editable
+# A process a core, each with its tests file by file: whole trainings need a core of their own.
+TESTS := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 RECIPE := pyproject.toml constraints.txt Makefile
 
 .PHONY: install demo test check faults pages fuzz bench wheels
@@ -26,12 +28,12 @@ install: $(VENV)/installed
 demo: install
 	$(BIN)/medseg demo --root .
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest
+	$(TESTS)
 check: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 faults: $(VENV)/installed-dev
 	$(BIN)/python tests/faults/faults.py --results faults.jsonl
 pages: $(VENV)/installed-dev

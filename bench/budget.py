@@ -16,10 +16,10 @@ by the same code. Each result is one line in bench/results/budget.jsonl; `table`
 of a device, and draws docs/images/budget.svg from those of the CPU. Lines of CPUs that compute in
 bfloat16 and of others are apart: `--numbers float32` shows the others, of which nothing is drawn.
 
-All take `--device cuda`. With `--as_cores N` the time of stock on a CPU is not that
-of a clock on the wall, but of the computing of its process, divided by N: as if N cores shared the
-work without any loss, and its workers needed none of them. Other programs then cost it nothing,
-and it is faster than it can be.
+All take `--device cuda`, and `--results FILE` for another file of lines. With `--as_cores N` the
+time of stock on a CPU is not that of a clock on the wall, but of the computing of its process,
+divided by N: as if N cores shared the work without any loss, and its workers needed none of them.
+Other programs then cost it nothing, and it is faster than it can be.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,26 +63,27 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--numbers", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--as_cores", type=int, default=0)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--inside", action="store_true", help="in the process of stock nnU-Net")
     given = parser.parse_args()
     if given.what == "table":
-        show(given.device, given.numbers)
+        show(given.device, given.numbers, given.results)
         return
     usual = "1,2,5,10" if given.what == "ours" else "1,2,5,10,20"
     minutes = [float(text) for text in (given.minutes or usual).split(",")]
     if given.what == "ours":
         for each in minutes:
-            add(run_ours(given.dataset, each, given.seed, given.plan, given.device))
+            add(run_ours(given.dataset, each, given.seed, given.plan, given.device), given.results)
     elif not given.inside:
         run_stock_apart(given.device)
     else:
         facts = {"what": given.what, "seed": given.seed, "device": given.device}
         if given.as_cores:
             facts |= {"cores": given.as_cores, "clock": "work"}
-        run_stock(given.dataset, minutes, facts)
+        run_stock(given.dataset, minutes, facts, given.results)
 
 
-def add(record: dict[str, Any], results: Path = RESULTS) -> None:
+def add(record: dict[str, Any], results: Path) -> None:
     record = {"cores": len(os.sched_getaffinity(0))} | record
     if record.get("device", "cpu") == "cpu":
         # What the machine can; stock computes in float32 on every CPU.
@@ -113,29 +114,48 @@ def copy_dataset(dataset: str, folder: Path) -> None:
 def run_ours(
     dataset: str, minutes: float, seed: int, plan: str = "auto", device: str = "cpu"
 ) -> dict[str, Any]:
-    name, options = name_and_options(dataset)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        copy_dataset(dataset, root / "in" / name)
-        command = [sys.executable, "-m", "nnunet_medseg", "train"]
-        command += [str(root / "in"), str(root / "out"), "--evaluate_all"]
-        words = {"-d": "Bench", "-t": minutes, "-f": 0, "--seed": seed, "--plan": plan,
-            "--device": device, "-l": options.get("label"), "-i": options.get("image_type"),
-            "--work_dir": root / "work"}  # fmt: skip
-        command += [str(word) for pair in words.items() if pair[1] is not None for word in pair]
         with peak_memory() as peak:
-            subprocess.run(command, check=True)
-        manifest = json.loads((root / "out" / "Bench" / "model" / "manifest.json").read_text())
+            manifest = train_here(root, dataset, minutes, seed=seed, plan=plan, device=device)
         rows = (root / "out" / "Bench" / "metrics.csv").read_text().splitlines()[1:]
     training = manifest["training"]
     return {
-        "what": "ours", "device": device, "dataset": name, "minutes": minutes, "seed": seed,
-        "plan": plan,
+        "what": "ours", "device": device, "dataset": Path(dataset).name, "minutes": minutes,
+        "seed": seed, "plan": plan,
         "dice": manifest["evaluation"]["mean_dice"], "labels": manifest["evaluation"]["dice"],
         "cases": cases_of(rows), "used_s": training["used_s"], "steps": training["iterations"],
         "peak_mb": peak[0], "planned": manifest["plan"], "recipe": training["recipe"],
         "in_steps": training["share_in_steps"], "waiting": training["share_waiting_for_data"],
     }  # fmt: skip
+
+
+def train_here(
+    root: Path,
+    dataset: str,
+    minutes: float,
+    start: Sequence[str] = ("-m", "nnunet_medseg"),
+    **options: str | int,
+) -> dict[str, Any]:
+    """Run the whole command from root/in to root/out; return the manifest of the model.
+
+    Args:
+        root: An empty folder.
+        dataset: A name of bench/datasets.py, or a folder.
+        minutes: For the training.
+        start: What Python is to start.
+        options: More of the command: seed, plan, device.
+    """
+    name, known = name_and_options(dataset)
+    copy_dataset(dataset, root / "in" / name)
+    command = [sys.executable, *start, "train", str(root / "in"), str(root / "out")]
+    words = options | known | {
+        "dataset_name": "Bench", "time": minutes, "fold": 0, "work_dir": root / "work"
+    }  # fmt: skip
+    command += ["--evaluate_all", *(f"--{option}={word}" for option, word in words.items())]
+    subprocess.run(command, check=True)
+    manifest = json.loads((root / "out" / "Bench" / "model" / "manifest.json").read_text())
+    return dict(manifest)
 
 
 def cases_of(rows: list[str]) -> dict[str, float]:
@@ -158,13 +178,13 @@ def run_stock_apart(device: str) -> None:
     subprocess.run(command, env=os.environ | settings, check=True)
 
 
-def run_stock(dataset: str, minutes: list[float], facts: dict[str, Any]) -> None:
+def run_stock(dataset: str, minutes: list[float], facts: dict[str, Any], results: Path) -> None:
     name, options = name_and_options(dataset)
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         raw = write_raw(dataset, root, {"dataset_name": name, "fold": "0", **options})
         plans = plan_with_stock(root)
-        train_stock(plans, raw, minutes, facts | {"dataset": name})
+        train_stock(plans, raw, minutes, facts | {"dataset": name}, results)
 
 
 def write_raw(dataset: str, root: Path, options: dict[str, str]) -> Path:
@@ -221,7 +241,11 @@ class TimeOverError(Exception):
 
 
 def train_stock(
-    plans: dict[str, Any], raw: Path, minutes: list[float], facts: dict[str, Any]
+    plans: dict[str, Any],
+    raw: Path,
+    minutes: list[float],
+    facts: dict[str, Any],
+    results: Path,
 ) -> None:
     import torch
 
@@ -233,7 +257,7 @@ def train_stock(
         state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         record = {"minutes": at, "used_s": trainer.used_s, "steps": trainer.steps}
         scores = evaluate(plans, describe_json(raw), state, raw, facts["device"])
-        add(facts | record | scores | {"peak_mb": peak[0]})
+        add(facts | record | scores | {"peak_mb": peak[0]}, results)
 
     torch.manual_seed(facts["seed"])
     np.random.seed(facts["seed"])
@@ -347,8 +371,8 @@ def evaluate(
 # --- table and figure --------------------------------------------------------------------------
 
 
-def show(device: str, numbers: str) -> None:
-    every = [json.loads(line) for line in RESULTS.read_text().splitlines()]
+def show(device: str, numbers: str, results: Path) -> None:
+    every = [json.loads(line) for line in results.read_text().splitlines()]
     lines = [
         line
         for line in every

@@ -19,6 +19,23 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
+
+def share_cores() -> None:
+    """Give each of several test processes cores of its own: what it starts inherits them.
+
+    Trainings on all cores at once would keep each other from the steps that their minutes need.
+    """
+    name, count = os.environ.get("PYTEST_XDIST_WORKER"), os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if not name or not count or not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))[int(name.removeprefix("gw")) :: int(count)]
+    # None is left where there are more processes than cores.
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+share_cores()
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -215,9 +215,11 @@ def test_the_lock_of_a_killed_process_is_no_lock(tmp_path):
     assert is_ours
 
 
-def test_the_sockets_of_a_killed_process_are_removed_by_the_next_one(tmp_path, monkeypatch):
-    temporary, work = tmp_path / "temporary", tmp_path / "work"
-    temporary.mkdir()
+def test_the_sockets_of_a_killed_process_are_removed_by_the_next_one(
+    tmp_path_factory, tmp_path, monkeypatch
+):
+    # Not below the folder with the name of this test, which is too long for sockets.
+    temporary, work = tmp_path_factory.mktemp("temporary"), tmp_path / "work"
     monkeypatch.setenv("TMPDIR", str(temporary))
     with held_elsewhere(work) as holder:
         holder.kill()

@@ -79,9 +79,11 @@ def outside(tmp_path_factory: pytest.TempPathFactory, stock: Path) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path: Path, stock: Path, outside: Path) -> Place:
+def place(tmp_path_factory: pytest.TempPathFactory, stock: Path, outside: Path) -> Place:
     """Return the folders of one hostile case."""
-    place = Place(tmp_path / "case", stock)
+    # Not in `tmp_path`: the name of a test in it makes names too long for sockets, and these would
+    # lie elsewhere.
+    place = Place(tmp_path_factory.mktemp("case"), stock)
     place.given.mkdir(parents=True)
     shutil.copytree(outside, place.outside)
     return place

@@ -481,6 +481,18 @@ def test_how_often_each_case_was_seen_is_counted_through_an_interruption(trainin
     assert trainer.progress.iterations > first.progress.iterations
 
 
+def test_the_loss_of_the_last_epoch_outlives_a_lost_history(training_folder):
+    first = make_trainer(training_folder)
+    witness = train(first)
+    first.setup.history.write_text("")
+    trainer = make_trainer(training_folder)
+
+    train(trainer)
+
+    assert trainer.progress.loss == witness.epochs[-1].loss
+    assert read_checkpoint(trainer.setup.checkpoint)["loss"] == witness.epochs[-1].loss
+
+
 # --- a memory that does not suffice ------------------------------------------------------------
 
 OUT_OF_MEMORY = pytest.mark.parametrize(

@@ -135,6 +135,7 @@ class _Progress:
     stepping_s: float = 0.0
     waited_share: float = 0.0
     setbacks: int = 0
+    loss: float = math.nan
     patch_dice: float | None = None
     seen: Counter[str] = field(default_factory=Counter)
     saved_at_s: float = 0.0
@@ -458,10 +459,11 @@ class BudgetedTrainer(nnUNetTrainer):
     def _close_epoch(self, losses: list[float]) -> Epoch:
         self.rescue.remember(self._bare_network())
         self.current_epoch += 1
+        self.progress.loss = float(np.mean(losses))
         if not self.is_cut_off:
             self._maybe_validate()
             self._maybe_save()
-        return self._record(float(np.mean(losses)))
+        return self._record()
 
     def _require_enough_time(self, step_s: float) -> None:
         if self.progress.iterations + self.clock.left_s / step_s < MIN_ITERATIONS:
@@ -480,13 +482,13 @@ class BudgetedTrainer(nnUNetTrainer):
             )
             raise BudgetError(problem, fix=fix)
 
-    def _record(self, loss: float) -> Epoch:
+    def _record(self) -> Epoch:
         epoch = Epoch(
             number=self.current_epoch,
             iterations=self.progress.iterations,
             used_s=self.clock.used_s,
             iteration_s=self.progress.iteration_s,
-            loss=loss,
+            loss=self.progress.loss,
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             patch_dice=self.progress.patch_dice,
             asked_s=self.clock.asked_s,
@@ -607,6 +609,7 @@ class BudgetedTrainer(nnUNetTrainer):
             "epoch": self.current_epoch,
             "iterations": self.progress.iterations,
             "iteration_s": self.progress.iteration_s,
+            "loss": self.progress.loss,
             "patch_dice": self.progress.patch_dice,
             "waited_s": self.progress.waited_s,
             "stepping_s": self.progress.stepping_s,
@@ -635,6 +638,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.current_epoch = content["epoch"]
         self.progress.iterations = content["iterations"]
         self.progress.iteration_s = content["iteration_s"]
+        self.progress.loss = content["loss"]
         self.progress.patch_dice = content["patch_dice"]
         self.progress.waited_s = content["waited_s"]
         self.progress.stepping_s = content["stepping_s"]

@@ -311,12 +311,10 @@ def _train_with_bar(run: Run, training: Training, trainer: Any) -> int:
 
 def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: int) -> None:
     from nnunet_medseg.nnunet.environment import chatter
-    from nnunet_medseg.nnunet.history import read_history
     from nnunet_medseg.nnunet.weights import hash_tensors, read_checkpoint
 
     require_dataset(run)
     _keep_what_fitted(training, trainer)
-    last = read_history(training.folder.history_file)[-1]
     case = reference_case(run, split_of(run, training))
     with chatter(run.folder.log_file):
         # From the network in memory, not from a file: the file is what will be verified.
@@ -342,7 +340,7 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
         "checkpoints_s": content["checkpoints_s"],
         "setbacks": content["setbacks"],
         "seen": [content["seen"].get(name, 0) for name in trainer.setup.train],
-        "final_loss": last.loss,
+        "final_loss": content["loss"],
         "tensors": tensors,
         "reference_s": reference_s,
         "reference_images": [str(path) for path in case.images],

@@ -1,0 +1,283 @@
+"""The checks that need a GPU, in one go, without a network, from a checkout.
+
+    .venv/bin/python bench/gpu.py FOLDER [--checks job,steps,dice,memory] [--seeds 1,2,3]
+
+job     the main job of 1 and 3 minutes: whether it ends in time, and its model predicts on the CPU
+steps   seconds a step, ours beside stock nnU-Net's on the same plans and random tensors, in turn:
+        in both precisions, compiled and not, with channels last; and from which budget on
+        compiling pays for what it costs at the start
+dice    Dice at equal minutes, ours beside stock and stock planned for 10,000 epochs
+memory  a training with far too little memory: whether it goes on with a smaller batch or patch
+
+FOLDER takes gpu.json, and budget.jsonl, whose lines are those of bench/budget.py. A short table is
+printed last. `job` takes about 7 minutes, `steps` 3, `dice` 5 a seed, `memory` 2. With
+`--device cpu` the same code runs with small plans, to see that it works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from budget import HERE, add, run_ours, train_here
+from speed import CONFIGURATION, DESCRIPTION, make_plans
+
+from nnunet_medseg.budget.epochs import tolerance_s
+from nnunet_medseg.nnunet.environment import prepare
+
+JOBS = {"organs": 1.0, "hippocampus": 3.0}
+DICE_MINUTES = {"hippocampus": "0.33,0.67,1.33"}
+ROUNDS, STEPS = 3, 10
+# Of 128 voxels a side as nnU-Net plans them for large volumes; on a CPU only to see that it works.
+PATCHES = {
+    "cuda": {"40x56x40": ((40, 56, 40), (32, 64, 128, 256)),
+        "128x128x128": ((128, 128, 128), (32, 64, 128, 256, 320, 320))},
+    "cpu": {"16x16x16": ((16, 16, 16), (8, 16, 32))},
+}  # fmt: skip
+# Of 140 GB some 2: nnU-Net's plan for a volume of 0.6 mm takes four times as much.
+MEMORY_SHARE = 0.015
+LIMITED = """
+import sys, torch
+torch.cuda.set_per_process_memory_fraction({share})
+from nnunet_medseg.cli.main import program
+sys.exit(program())
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--checks", default="job,steps,dice,memory")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--seeds", default="1,2,3")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    checks: dict[str, Callable[[], dict[str, Any]]] = {
+        "job": lambda: check_job(given.device),
+        "steps": lambda: check_steps(given.device),
+        "dice": lambda: check_dice(given.device, given.seeds, given.folder / "budget.jsonl"),
+        "memory": lambda: check_memory(given.device),
+    }
+    found: dict[str, Any] = {}
+    for name in given.checks.split(","):
+        found[name] = checks[name]()
+        # What has been measured stays, also when the machine is taken back.
+        (given.folder / "gpu.json").write_text(json.dumps(found, indent=2) + "\n")
+    for name, facts in found.items():
+        for row, value in facts.items():
+            print(f"{name:8} {row:56} {value}")
+
+
+# --- the main job ------------------------------------------------------------------------------
+
+
+def check_job(device: str) -> dict[str, Any]:
+    """Return for each dataset when it ended, and how many images its model segmented on a CPU."""
+    found = {}
+    for dataset, minutes in JOBS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            root = Path(folder)
+            manifest = train_here(root, dataset, minutes, device=device)
+            training = manifest["training"]
+            step_s = training["used_s"] / training["iterations"]
+            found[dataset] = {
+                "off_s": round(training["used_s"] - 60 * minutes, 2),
+                "allowed_s": round(tolerance_s(60 * minutes, step_s), 2),
+                "dice": manifest["evaluation"]["mean_dice"],
+                "in_steps": training["share_in_steps"],
+                "segmented_on_cpu": segment_on_cpu(root, dataset),
+            }
+    return found
+
+
+def segment_on_cpu(root: Path, dataset: str) -> int:
+    """Return how many segmentations two held-out images have with the model, on the CPU."""
+    images, results = root / "images", root / "results"
+    images.mkdir()
+    held_out = sorted((root / "in" / dataset).glob("*/validate.nii.gz"))[:2]
+    for label in held_out:
+        name = f"{label.parent.name}.nii.gz"
+        os.link(label.with_name("img.nii.gz"), images / name)
+    model = root / "out" / "Bench" / "model"
+    words = ["predict", images, results, "--model", model, "--device", "cpu"]
+    subprocess.run(
+        [sys.executable, "-m", "nnunet_medseg", *(str(word) for word in words)], check=True
+    )
+    return len(list(results.glob("*.nii.gz")))
+
+
+# --- steps -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to do a training step."""
+
+    who: str
+    numbers: str
+    is_compiled: bool
+    has_channels_last: bool = False
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        extras = (" compiled" * self.is_compiled) + (" channels last" * self.has_channels_last)
+        return f"{self.who} {self.numbers}{extras}"
+
+
+def check_steps(device: str) -> dict[str, Any]:
+    """Return for each patch and variant the seconds of the first step and of a later one."""
+    numbers = ("float16", "bfloat16") if device == "cuda" else ("float32",)
+    compiled = (False, True) if device == "cuda" else (False,)
+    variants = [Variant(*each) for each in product(("ours", "stock"), numbers, compiled)]
+    variants += [Variant("ours", each, False, has_channels_last=True) for each in numbers]
+    found: dict[str, Any] = {}
+    for patch, sizes in PATCHES[device].items():
+        with tempfile.TemporaryDirectory() as folder:
+            times = time_variants(variants, make_plans(*sizes, 1.0), device, Path(folder))
+        found |= {f"{patch} {variant.name}": times[variant] for variant in variants}
+        for each in variants:
+            plain = Variant(each.who, each.numbers, is_compiled=False)
+            if each.is_compiled:
+                found[f"{patch} {each.name} pays from"] = pays_from(times[plain], times[each])
+    return found
+
+
+def time_variants(
+    variants: list[Variant], plans: dict[str, Any], device: str, folder: Path
+) -> dict[Variant, dict[str, float]]:
+    prepare({f"nnUNet_{name}": folder for name in ("raw", "preprocessed", "results")})
+    step_of = {each: make_step(each, plans, device, folder) for each in variants}
+    first_s = {each: seconds_of(step_of[each], each, device) for each in variants}
+    later_s = dict.fromkeys(variants, float("inf"))
+    for _ in range(ROUNDS):
+        for each in variants:
+            # Not the first of a turn, which finds the caches of another's.
+            seconds_of(step_of[each], each, device)
+            took_s = sum(seconds_of(step_of[each], each, device) for _ in range(STEPS)) / STEPS
+            later_s[each] = min(later_s[each], took_s)
+    return {
+        each: {"first_s": round(first_s[each], 3), "step_s": round(later_s[each], 5)}
+        for each in variants
+    }
+
+
+def make_step(
+    variant: Variant, plans: dict[str, Any], device: str, folder: Path
+) -> Callable[[], Any]:
+    """Return what does a training step of a variant with its own network, on the same tensors."""
+    import torch
+
+    trainer = make_ours(variant, plans, device, folder)
+    batch = trainer.random_batch()
+    if variant.who == "stock":
+        trainer = make_stock(variant, plans, device)
+    if variant.has_channels_last:
+        trainer.network.to(memory_format=torch.channels_last_3d)
+        batch["data"] = batch["data"].to(memory_format=torch.channels_last_3d)
+    return lambda: trainer.train_step(batch)
+
+
+def make_ours(variant: Variant, plans: dict[str, Any], device: str, folder: Path) -> Any:
+    from nnunet_medseg.budget.recipe import Recipe
+    from nnunet_medseg.hardware import choose_device
+    from nnunet_medseg.nnunet.trainer import TrainingSetup, make_trainer
+
+    setup = TrainingSetup(
+        device=choose_device(device), asked_s=600.0, seed=0, train=(), watched=(),
+        checkpoint=folder / "c", history=folder / "h", log=folder / "log.txt", recipe=Recipe(),
+        prepared=folder, compiled=variant.is_compiled and variant.who == "ours",
+    )  # fmt: skip
+    trainer = make_trainer(plans, CONFIGURATION, DESCRIPTION, setup)
+    trainer.prepare_network()
+    return trainer
+
+
+def make_stock(variant: Variant, plans: dict[str, Any], device: str) -> Any:
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    os.environ |= {"nnUNet_compile": str(variant.is_compiled)}
+    trainer = nnUNetTrainer(
+        plans | {"continue_training": False}, CONFIGURATION, "all", DESCRIPTION,
+        torch.device(device),
+    )  # fmt: skip
+    prepared = Path(trainer.preprocessed_dataset_folder)
+    prepared.mkdir(parents=True, exist_ok=True)
+    # It looks at the kind of the files that it would read.
+    (prepared / "case.b2nd").touch()
+    trainer.initialize()
+    return trainer
+
+
+def seconds_of(step: Callable[[], Any], variant: Variant, device: str) -> float:
+    import torch
+
+    if device == "cuda":
+        # nnU-Net's autocast names no type.
+        torch.set_autocast_dtype("cuda", getattr(torch, variant.numbers))
+    started = time.monotonic()
+    # The loss comes back to the CPU; the step of the optimizer may still be at work then.
+    step()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.monotonic() - started
+
+
+def pays_from(plain: dict[str, float], compiled: dict[str, float]) -> str:
+    """Return the minutes from which on compiling does more steps than it costs."""
+    saved = 1 - compiled["step_s"] / plain["step_s"]
+    if saved <= 0:
+        return "no budget"
+    return f"{(compiled['first_s'] - plain['first_s']) / saved / 60:.1f} minutes"
+
+
+# --- Dice --------------------------------------------------------------------------------------
+
+
+def check_dice(device: str, seeds: str, results: Path) -> dict[str, Any]:
+    """Add lines to `results`; return the Dice of each command, by dataset, minutes and seed."""
+    found = {}
+    for (dataset, minutes), seed in product(DICE_MINUTES.items(), seeds.split(",")):
+        for each in minutes.split(","):
+            record = run_ours(dataset, float(each), int(seed), device=device)
+            add(record, results)
+        for what in ("stock", "stock_10000epochs"):
+            words = [what, dataset, "--minutes", minutes, "--seed", seed, "--device", device]
+            words += ["--results", str(results)]
+            subprocess.run([sys.executable, str(HERE / "budget.py"), *words], check=True)
+    for line in results.read_text().splitlines():
+        run = json.loads(line)
+        name = f"{run['dataset']} {run['minutes']:g} min seed {run['seed']} {run['what']}"
+        found[name] = round(run["dice"], 3)
+    return found
+
+
+# --- memory ------------------------------------------------------------------------------------
+
+
+def check_memory(device: str) -> dict[str, Any]:
+    """Return what a training said that has far too little memory, and the Dice of its model."""
+    if device != "cuda":
+        return {"skipped": "only the memory of a GPU can be limited"}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        start = ["-c", LIMITED.format(share=MEMORY_SHARE)]
+        manifest = train_here(root, "large", 1.0, plan="default", device=device, start=start)
+        log = "".join(path.read_text() for path in (root / "out").rglob("log.txt"))
+    said = [line for line in log.splitlines() if "memory does not suffice" in line]
+    return {"said": said, "dice": manifest["evaluation"]["mean_dice"]}
+
+
+if __name__ == "__main__":
+    main()
