@@ -10,7 +10,6 @@ import pytest
 from tiny_model import make_facts
 
 from nnunet_medseg.bundle.manifest import (
-    DIVERGED_FOLD,
     EvaluationFacts,
     LabelFacts,
     Manifest,
@@ -74,21 +73,24 @@ def test_the_quality_is_told_by_label_in_the_order_of_the_user():
 
 
 @pytest.mark.parametrize(
-    ("cause", "words"),
+    ("facts", "words"),
     [
-        ("Ctrl-C", "Interrupted by Ctrl-C after "),
-        (DIVERGED_FOLD, "A fold diverged and was left out: the model is the ensemble of the "),
+        ({"ended_early": "Ctrl-C"}, ["Interrupted by Ctrl-C after "]),
+        ({"diverged_folds": 1}, ["Without 1 fold that diverged: the model is the ensemble"]),
+        (
+            {"diverged_folds": 2, "ended_early": "SIGTERM"},
+            ["Interrupted by SIGTERM after ", "Without 2 folds that diverged: "],
+        ),
     ],
 )
-def test_an_early_end_is_told_before_the_quality(cause, words):
+def test_what_is_missing_of_a_training_is_told_before_the_quality(facts, words):
     whole = make_manifest()
-    early = whole.model_copy(
-        update={"training": whole.training.model_copy(update={"ended_early": cause})}
-    )
+    early = whole.model_copy(update={"training": whole.training.model_copy(update=facts)})
 
     line = quality_line(early)
 
-    assert line.startswith(words)
+    assert line.startswith(words[0])
+    assert all(word in line for word in words)
     assert line.endswith(f". {quality_line(whole)}")
 
 

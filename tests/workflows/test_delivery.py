@@ -41,7 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = Run(folder, dataset, folders, options, device, store=folder.root)
     delivery._name_hidden(run)
     (delivery._hidden(run) / "model").mkdir(parents=True)
-    manifest = SimpleNamespace(training=SimpleNamespace(ended_early=""))
+    manifest = SimpleNamespace(training=SimpleNamespace(ended_early="", diverged_folds=0))
     monkeypatch.setattr(delivery, "read_manifest", lambda path: manifest if path.is_dir() else None)
     return run
 
@@ -141,10 +141,15 @@ def files_in(folder: Path) -> set[str]:
     return {item.path for item in list_files(folder)} if folder.is_dir() else set()
 
 
-def test_the_copy_stays_when_the_training_was_ended_early(run, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("cause", "diverged"), [("Ctrl-C", 0), ("", 1)], ids=["interrupted", "a fold diverged"]
+)
+def test_the_copy_stays_when_part_of_the_training_is_missing(
+    run, monkeypatch, capsys, cause, diverged
+):
     delivery.deliver(run)
-    early = SimpleNamespace(training=SimpleNamespace(ended_early="Ctrl-C"))
-    monkeypatch.setattr(delivery, "read_manifest", lambda _: early)
+    facts = SimpleNamespace(ended_early=cause, diverged_folds=diverged)
+    monkeypatch.setattr(delivery, "read_manifest", lambda _: SimpleNamespace(training=facts))
 
     delivery.clean(run)
 

@@ -15,7 +15,6 @@ from tiny_training import make_training_plans
 
 from nnunet_medseg.budget.clock import TrainingClock
 from nnunet_medseg.budget.recipe import Recipe
-from nnunet_medseg.bundle.manifest import DIVERGED_FOLD
 from nnunet_medseg.dataset.channels import parse_image_types
 from nnunet_medseg.dataset.checked import Checked, Wishes, check_dataset, load_checked, save_checked
 from nnunet_medseg.dataset.intake import read_dataset
@@ -33,6 +32,7 @@ from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages import training as training_stage
 from nnunet_medseg.workflows.stages.common import (
     content_key,
+    diverged_folds,
     ended_early,
     evaluates_all,
     handed_over,
@@ -372,12 +372,12 @@ def finish(run: Run, *stages: str) -> None:
             pass
 
 
-def end_early(run: Run, *causes: str) -> None:
-    """Leave what a command leaves that was ended early: trained for "", left out for a cause."""
+def end_early(run: Run, *causes: str | None) -> None:
+    """Leave what a command leaves: trained for None, left out for a cause, diverged for ""."""
     for training, cause in zip(trainings_of(run), causes, strict=True):
         training.folder.root.mkdir()
         training.folder.evaluation_file.touch()
-        if cause:
+        if cause is not None:
             record = {"problem": "cut off", "ended_early": cause}
             write_json(training.folder.failed_file, record)
         else:
@@ -409,7 +409,7 @@ def test_a_fold_that_diverged_is_left_out_and_that_is_said(tmp_path, monkeypatch
         train(run, training)
 
     assert handed_over_by(run) == [f"fold_{fold}" for fold in range(5) if f"fold_{fold}" != name]
-    assert ended_early(run) == DIVERGED_FOLD
+    assert (diverged_folds(run), ended_early(run)) == (1, "")
     assert "The training diverged 4 times. It is left out." in capsys.readouterr().out
 
 
@@ -458,7 +458,7 @@ def test_an_early_end_with_nothing_to_hand_over_stops_the_folds(tmp_path, monkey
 def test_a_fold_that_diverged_is_not_trained_again_by_the_same_command(tmp_path):
     run = make_run(tmp_path, cases=6, fold="cv")
     finish(run, "check", "preprocess")
-    end_early(run, DIVERGED_FOLD, "", "", "Ctrl-C", "Ctrl-C")
+    end_early(run, "", None, None, "Ctrl-C", "Ctrl-C")
 
     _reopen(run)
 
@@ -466,16 +466,16 @@ def test_a_fold_that_diverged_is_not_trained_again_by_the_same_command(tmp_path)
     assert handed_over_by(run) == [f"fold_{fold}" for fold in range(1, 5)]
 
 
-def test_a_signal_is_told_before_a_fold_that_diverged(tmp_path):
+def test_a_signal_and_a_fold_that_diverged_are_told_apart(tmp_path):
     run = make_run(tmp_path, cases=6, fold="cv")
-    end_early(run, DIVERGED_FOLD, "", "SIGTERM", "SIGTERM", "SIGTERM")
+    end_early(run, "", None, "SIGTERM", "SIGTERM", "SIGTERM")
 
-    assert ended_early(run) == "SIGTERM"
+    assert (diverged_folds(run), ended_early(run)) == (1, "SIGTERM")
 
 
 def test_folds_that_were_left_out_are_not_handed_over(tmp_path):
     run = make_run(tmp_path, cases=6, fold="cv")
-    end_early(run, "", "", "SIGTERM", "SIGTERM", "SIGTERM")
+    end_early(run, None, None, "SIGTERM", "SIGTERM", "SIGTERM")
 
     assert handed_over_by(run) == ["fold_0", "fold_1"]
     assert ended_early(run) == "SIGTERM"
@@ -484,7 +484,7 @@ def test_folds_that_were_left_out_are_not_handed_over(tmp_path):
 def test_the_same_command_goes_on_with_the_folds_that_were_left_out_only(tmp_path):
     run = make_run(tmp_path, cases=6, fold="cv")
     finish(run, "check", "preprocess")
-    end_early(run, "", "", "Ctrl-C", "Ctrl-C", "Ctrl-C")
+    end_early(run, None, None, "Ctrl-C", "Ctrl-C", "Ctrl-C")
     finish(run, "report", "bundle")
 
     _reopen(run)
@@ -518,7 +518,7 @@ def test_a_model_that_has_its_name_already_is_not_trained_further(tmp_path):
 
 def test_without_any_measure_the_first_variant_that_was_trained_is_handed_over(tmp_path, capsys):
     run = make_run(tmp_path, fold="0", vary="seed=1,2,3")
-    end_early(run, "SIGTERM", "", "")
+    end_early(run, "SIGTERM", None, None)
 
     assert _choose(run, None) == "variant_2"
     assert "no variant was measured" in capsys.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Recipe", "choose_fine_tuning", "choose_recipe"]
+__all__ = ["STOCK_OVERSAMPLING", "Recipe", "choose_fine_tuning", "choose_recipe"]
 
 # A tenth of nnU-Net's own training. What short trainings do otherwise was measured up to some
 # thousands of steps (docs/concepts/budget.md); in between nobody has measured.
@@ -26,6 +26,9 @@ AVERAGING = 0.1
 # of 0.001 to 0.05 after 400 steps; nobody has measured as many as it is used for.
 LONG_FINE_TUNING_RATE = 0.02
 FINE_TUNING_WARM_UP = 0.1
+
+
+STOCK_OVERSAMPLING = 0.33  # nnUNetTrainer.py of 2.8.1
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Recipe:
     weight_decay: float = 3e-5
     mirroring: bool = True
     augmentation: float = 1.0
-    oversampling: float = 0.33
+    oversampling: float = STOCK_OVERSAMPLING
     growth: float = 0.0
     averaging: float = 0.0
 

@@ -14,7 +14,6 @@ from nnunet_medseg.errors import ModelError
 from nnunet_medseg.files import read_json, write_json
 
 __all__ = [
-    "DIVERGED_FOLD",
     "MANIFEST_NAME",
     "ChannelFacts",
     "ComparedFacts",
@@ -35,7 +34,6 @@ __all__ = [
 ]
 
 MANIFEST_NAME = "manifest.json"
-DIVERGED_FOLD = "a fold that diverged"
 FORMAT = 1
 INTENDED_USE = (
     "Research. Not a medical device; not for diagnosis or treatment. The model was measured on the "
@@ -76,7 +74,8 @@ class TrainingFacts(_Record):
     """The training in numbers; times in seconds, shares of the time that was used.
 
     The planned time is less than what was asked for when a deadline left less. What ended the
-    training early is "Ctrl-C", "SIGTERM", "the deadline", "a fold that diverged", or empty.
+    training early is "Ctrl-C", "SIGTERM", "the deadline", or empty. Folds that diverged are left
+    out of the model.
     """
 
     asked_s: float
@@ -95,6 +94,7 @@ class TrainingFacts(_Record):
     share_validating: float | None = None
     share_saving: float | None = None
     setbacks: int = 0
+    diverged_folds: int = 0
     hardware: str = ""
 
 

@@ -35,7 +35,7 @@ from nnunet_medseg.budget.epochs import (
 )
 from nnunet_medseg.budget.growth import small_patch
 from nnunet_medseg.budget.overhead import Allowance
-from nnunet_medseg.budget.recipe import Recipe
+from nnunet_medseg.budget.recipe import STOCK_OVERSAMPLING, Recipe
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, DivergedError, TrainingError
 from nnunet_medseg.hardware import Device, core_count, free_memory_bytes
@@ -70,8 +70,6 @@ UNPACKED_BYTES_A_S = 3e8  # one thread, measured: 4e8 and more on a 2-core machi
 # Compiling takes minutes and speeds up what follows; short trainings do not earn it back. Not yet
 # measured on a GPU.
 COMPILE_FROM_S = 20 * 60.0
-
-STOCK_OVERSAMPLING = 0.33  # nnUNetTrainer.py of 2.8.1
 
 VALIDATION_SHARE = 0.03  # of the time; with checkpoints below the 5 % that are promised
 CHECKPOINT_SHARE = 0.015

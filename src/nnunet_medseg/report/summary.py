@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunet_medseg.bundle.manifest import DIVERGED_FOLD, Manifest, TrainingFacts
-from nnunet_medseg.console import duration
+from nnunet_medseg.bundle.manifest import Manifest, TrainingFacts
+from nnunet_medseg.console import counted, duration
 from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.files import write_atomic
@@ -50,18 +50,19 @@ def quality_line(manifest: Manifest) -> str:
 
 
 def early_end(training: TrainingFacts) -> str:
-    """Return in one sentence what is missing from the training; empty for nothing."""
-    if not training.ended_early:
-        return ""
-    if training.ended_early == DIVERGED_FOLD:
-        return (
-            "A fold diverged and was left out: the model is the ensemble of the others, and its "
-            "patients were not measured."
+    """Return in a sentence or two what is missing from the training; empty for nothing."""
+    sentences = []
+    if training.ended_early:
+        sentences.append(
+            f"Interrupted by {training.ended_early} after {duration(training.used_s)} of "
+            f"{duration(training.asked_s)} asked for: the model so far, trained no further."
         )
-    return (
-        f"Interrupted by {training.ended_early} after {duration(training.used_s)} of "
-        f"{duration(training.asked_s)} asked for: the model so far, trained no further."
-    )
+    if training.diverged_folds:
+        sentences.append(
+            f"Without {counted(training.diverged_folds, 'fold')} that diverged: the model is the "
+            "ensemble of the others, and the patients held out there were not measured."
+        )
+    return " ".join(sentences)
 
 
 def _measured(manifest: Manifest) -> str:
@@ -144,8 +145,7 @@ def write_summary(
 
 def _deadline_lines(manifest: Manifest) -> list[str]:
     planned_s = manifest.training.planned_s
-    is_early = bool(manifest.training.ended_early)
-    if is_early or planned_s is None or planned_s >= manifest.training.asked_s:
+    if early_end(manifest.training) or planned_s is None or planned_s >= manifest.training.asked_s:
         return []
     return [f"            the deadline left {duration(planned_s)}"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from nnunet_medseg import console
 from nnunet_medseg.budget.estimate import evaluation_limit_s, expected_s
 from nnunet_medseg.bundle.build import program_version
-from nnunet_medseg.bundle.manifest import DIVERGED_FOLD, Manifest, read_manifest
+from nnunet_medseg.bundle.manifest import Manifest, read_manifest
 from nnunet_medseg.dataset.intake import find_dataset, holds_nothing
 from nnunet_medseg.dataset.kept import KeptDataset, find_kept, sweep_kept
 from nnunet_medseg.errors import FolderError, ModelError, ResumeError, UserError
@@ -251,8 +251,8 @@ def _reopen(run: Run) -> None:
     if "check" not in run.folder.finished_stages() or delivery.is_delivered(run.folder):
         return
     trainings = trainings_of(run)
-    # One that diverged would do so again.
-    early = [part for part in trainings if ended_early_by(part) not in {"", DIVERGED_FOLD}]
+    # Not one that diverged: it would do so again.
+    early = [part for part in trainings if ended_early_by(part)]
     for part in early:
         suffix = f" {part.title}" if len(trainings) > 1 else ""
         # First the journal: a training without its files is done again, but not the other way.

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from nnunet_medseg.budget.recipe import Recipe
-from nnunet_medseg.bundle.manifest import DIVERGED_FOLD
 from nnunet_medseg.dataset.checked import load_checked
 from nnunet_medseg.dataset.inspected import RULES_FORMAT
 from nnunet_medseg.dataset.raw_layout import (
@@ -80,13 +79,20 @@ def handed_over(run: Run) -> tuple[Training, ...]:
 
 def ended_early(run: Run) -> str:
     """Return what ended a training of the run early; empty when all went on to their end."""
-    causes = filter(None, (ended_early_by(training) for training in trainings_of(run)))
-    # A signal ended all that was to come, a fold that diverged only itself.
-    return min(causes, key=lambda cause: cause == DIVERGED_FOLD, default="")
+    return next(filter(None, (ended_early_by(training) for training in trainings_of(run))), "")
+
+
+def diverged_folds(run: Run) -> int:
+    """Return how many folds were left out for no other reason than that they diverged."""
+    return sum(
+        training.folder.failed_file.exists() and not ended_early_by(training)
+        for training in trainings_of(run)
+        if run.options.fold == "cv"
+    )
 
 
 def ended_early_by(training: Training) -> str:
-    """Return what ended a training early, or left it out; empty for nothing."""
+    """Return what ended a training early, which was left out if it had no model; or nothing."""
     for path in (training.folder.failed_file, training.folder.training_file):
         if path.exists():
             return str(read_json(path).get("ended_early", ""))

@@ -52,6 +52,7 @@ from nnunet_medseg.run_folder import RunFolder
 from nnunet_medseg.workflows.options import TrainOptions, command_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
+    diverged_folds,
     ended_early,
     handed_over,
     make_model,
@@ -207,6 +208,7 @@ def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
         asked_s=sum(each.asked_s for each in _asked_for(run, trainings)),
         planned_s=total("planned_s"),
         ended_early=ended_early(run),
+        diverged_folds=diverged_folds(run),
         used_s=used_s,
         iterations=int(total("iterations")),
         epochs=int(total("epochs")),
@@ -354,6 +356,8 @@ def _reason_to_leave(run: Run, manifest: Manifest) -> str:
         return "the dataset was left where it is"
     if manifest.training.ended_early:
         return "the training was ended early, so that the copy was left for another one"
+    if manifest.training.diverged_folds:
+        return "a fold diverged, so that the copy was left for another training"
     return ""
 
 

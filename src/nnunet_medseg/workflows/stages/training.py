@@ -11,7 +11,6 @@ from nnunet_medseg import console
 from nnunet_medseg.budget.epochs import MIN_ITERATIONS
 from nnunet_medseg.budget.estimate import evaluation_limit_s
 from nnunet_medseg.budget.recipe import Recipe
-from nnunet_medseg.bundle.manifest import DIVERGED_FOLD
 from nnunet_medseg.dataset.raw_layout import describe_json
 from nnunet_medseg.errors import BudgetError, DivergedError, TrainingError
 from nnunet_medseg.files import read_json, write_json
@@ -72,7 +71,7 @@ def train(run: Run, training: Training) -> None:
     except DivergedError as error:
         if not _has_other_folds(run, training):
             raise
-        _leave_out(training, f"{error.problem} It is left out.", DIVERGED_FOLD)
+        _leave_out(training, f"{error.problem} It is left out.", "")
 
 
 def _has_other_folds(run: Run, training: Training) -> bool:
