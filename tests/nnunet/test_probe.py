@@ -20,6 +20,7 @@ from nnunet_medseg.nnunet.probe import (
     count_flops,
     fastest_threads,
     fit_to_memory,
+    in_faster_layout,
     measure_step,
 )
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer, make_trainer
@@ -223,6 +224,40 @@ def test_after_measuring_there_is_a_thread_on_each_core_again(training_folder, m
     measure(training_folder, threads=1)
 
     assert torch.get_num_threads() == 2
+
+
+# --- layout ------------------------------------------------------------------------------------
+
+
+def layout_on(folder, *, first_s=0.3, last_s=0.2, axes=3, until_s=math.inf, **chosen):
+    """Return whether channels come last, and the seconds of a step, where both take these."""
+    setup, step_s = in_faster_layout(
+        make_setup(folder, **chosen),
+        axes,
+        lambda setup: last_s if setup.channels_last else first_s,
+        until_s,
+    )
+    return setup.channels_last, step_s
+
+
+def test_channels_come_last_where_steps_are_faster_so(training_folder):
+    assert layout_on(training_folder) == (True, 0.2)
+
+
+def test_channels_come_first_where_steps_are_faster_so(training_folder):
+    assert layout_on(training_folder, last_s=0.4) == (False, 0.3)
+
+
+NO_MEMORY = {"first_s": math.inf, "until_s": 1e9}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [{"axes": 2}, {"device": replace(CPU, kind="cuda")}, {"until_s": 0.0}, NO_MEMORY],
+    ids=["slices", "GPU", "no time", "no memory"],
+)
+def test_channels_come_first_where_the_layouts_are_not_compared(training_folder, case):
+    assert layout_on(training_folder, **case) == (False, case.get("first_s", 0.3))
 
 
 # --- memory ------------------------------------------------------------------------------------

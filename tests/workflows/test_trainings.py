@@ -639,14 +639,17 @@ def test_the_end_of_an_interrupted_training_is_reckoned_from_what_it_has_used(
     tmp_path, monkeypatch, capsys
 ):
     run = make_run(tmp_path)
-    trainer = SimpleNamespace(clock=TrainingClock(600.0), threads=2)
+    setup = SimpleNamespace(channels_last=True)
+    trainer = SimpleNamespace(clock=TrainingClock(600.0), threads=2, setup=setup)
     clock = SimpleNamespace(now=lambda: NOON)
     monkeypatch.setattr("nnunet_medseg.workflows.stages.training.datetime", clock)
 
     _announce(run, trainings_of(run)[0], trainer, used_s=540.0)
 
     end = NOON.astimezone() + timedelta(minutes=1)
-    assert f"training ends at {end:%H:%M:%S}, all is done" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 threads, channels last\n" in shown
+    assert f"training ends at {end:%H:%M:%S}, all is done" in shown
 
 
 # --- the recipe of a training ------------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from nnunet_medseg.budget.fit import (
@@ -29,7 +30,12 @@ from nnunet_medseg.budget.size import (
 from nnunet_medseg.errors import UsageError
 from nnunet_medseg.nnunet.planner import PatchTooSmallError
 from nnunet_medseg.nnunet.planning import make_plans
-from nnunet_medseg.nnunet.probe import count_flops, fastest_threads, measure_step
+from nnunet_medseg.nnunet.probe import (
+    count_flops,
+    fastest_threads,
+    in_faster_layout,
+    measure_step,
+)
 from nnunet_medseg.nnunet.trainer import MIN_SUPERVISED_STAGES, TrainingSetup
 
 __all__ = ["PlanTask", "Sized", "describe_plan", "plan_for_time"]
@@ -40,12 +46,13 @@ MIN_SIDE = 8  # of two sides of a patch, for two stages (network_topology.py of 
 
 @dataclass(frozen=True)
 class Sized:
-    """Plans, why they are as large as they are, and how many threads train them."""
+    """Plans, why they are as large as they are, and how many threads train them in what layout."""
 
     plans: dict[str, Any]
     configuration: str
     choice: Choice
     threads: int | None = None
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,23 +91,27 @@ def plan_for_time(
     made = _make_candidates(task)
     until_s = time.monotonic() + measuring_limit_s(task.setup.asked_s)
 
-    def measure(candidate: Candidate) -> float:
-        if candidate.name not in task.known:
-            step_s = measure_step(*made[candidate], task.description, task.setup, until_s)
-            task.known[candidate.name] = step_s
-        on_measured(candidate.name, task.known[candidate.name])
-        return task.known[candidate.name]
+    def measure(candidate: Candidate, setup: TrainingSetup) -> float:
+        name = candidate.name + (", channels last" if setup.channels_last else "")
+        if name not in task.known:
+            step_s = measure_step(*made[candidate], task.description, setup, until_s)
+            task.known[name] = step_s
+        on_measured(name, task.known[name])
+        return task.known[name]
 
-    choice = choose_candidate(list(made), task.setup.asked_s, measure)
+    cheapest = min(made, key=lambda candidate: candidate.flops)
+    axes = len(made[cheapest][0]["configurations"][made[cheapest][1]]["patch_size"])
+    setup, _ = in_faster_layout(task.setup, axes, partial(measure, cheapest), until_s)
+    choice = choose_candidate(list(made), task.setup.asked_s, partial(measure, setup=setup))
     plans, configuration = made[choice.candidate]
     threads, step_s = fastest_threads(
-        plans, configuration, task.description, task.setup, choice.step_s, until_s
+        plans, configuration, task.description, setup, choice.step_s, until_s
     )
     if threads is not None:
         steps = steps_that_fit(task.setup.asked_s, step_s)
         reason = f"{choice.reason}; {threads} threads are faster than one on each core: {steps} do"
         choice = replace(choice, step_s=step_s, steps=steps, reason=reason)
-    return Sized(plans, configuration, choice, threads)
+    return Sized(plans, configuration, choice, threads, setup.channels_last)
 
 
 def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], str]]:

@@ -42,6 +42,7 @@ from nnunet_medseg.hardware import Device, core_count, free_memory_bytes
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
+from nnunet_medseg.nnunet.layout import lay_channels_last
 from nnunet_medseg.nnunet.loading import LoadingError, PatchWorkers
 from nnunet_medseg.nnunet.muon import Muon, is_filter
 from nnunet_medseg.nnunet.rescue import (
@@ -103,6 +104,7 @@ class TrainingSetup:
         compiled: Whether the network is compiled first.
         by_deadline: Whether a deadline leaves less time than was asked for.
         threads: How many train on a CPU; None for one on each core.
+        channels_last: Whether features of volumes lie channels last in memory.
     """
 
     device: Device
@@ -120,6 +122,7 @@ class TrainingSetup:
     compiled: bool = False
     by_deadline: bool = False
     threads: int | None = None
+    channels_last: bool = False
 
 
 @dataclass
@@ -665,9 +668,10 @@ class BudgetedTrainer(nnUNetTrainer):
             self._put(content["last"])
 
     def network_state(self) -> dict[str, Any]:
-        """Return weights and mirror axes from memory, named as in a checkpoint."""
+        """Return weights and mirror axes from memory, named and laid as in a checkpoint."""
+        weights = self._bare_network().state_dict()
         return {
-            "network_weights": self._bare_network().state_dict(),
+            "network_weights": {name: weight.contiguous() for name, weight in weights.items()},
             "mirror_axes": self.inference_allowed_mirroring_axes,
         }
 
@@ -749,6 +753,8 @@ class BudgetedTrainer(nnUNetTrainer):
             self.label_manager.num_segmentation_heads,
             self.enable_deep_supervision,
         ).to(self.device)
+        if self.setup.channels_last:
+            lay_channels_last(self.network)
         if self._do_i_compile():
             self.network = torch.compile(self.network)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()

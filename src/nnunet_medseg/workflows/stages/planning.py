@@ -47,8 +47,8 @@ from nnunet_medseg.workflows.variables import AUTO, VARIABLES, numbers_of
 WORK_BYTES_A_VOXEL = 48
 
 # Raised when a step of the same plan takes another time than before: 2 since Muon takes blocks,
-# 3 since a GPU multiplies in TF32.
-STEP_VERSION = 3
+# 3 since a GPU multiplies in TF32, 4 since volumes may lie channels last.
+STEP_VERSION = 4
 # Raised when more is measured of the cases: 2 since the largest objects are.
 FACTS_VERSION = 2
 
@@ -197,6 +197,7 @@ def _write(training: Training, sized: Any) -> None:
             "step_s": choice.step_s if math.isfinite(choice.step_s) else None,
             "steps": choice.steps,
             "threads": sized.threads,
+            "channels_last": sized.channels_last,
             "recipe": recipe_of(training.options, choose_recipe(choice.steps)).to_json(),
         },
     )

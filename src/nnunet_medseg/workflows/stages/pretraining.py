@@ -169,7 +169,7 @@ def plan_from_model(run: Run, training: Training) -> None:
         asked_s = training_time_s(run, training)
         # What is short costs most: its optimizer computes more than that of long trainings.
         setup = training_setup(run, training, choose_fine_tuning(0), run.folder.root, asked_s)
-        threads, step_s = _time_steps(plans, name, description, setup)
+        setup, threads, step_s = _time_steps(plans, name, description, setup)
     steps = steps_that_fit(asked_s, step_s)
     reason = _reason(asked_s, step_s)
     lines = _describe_transfer(moved)
@@ -183,6 +183,7 @@ def plan_from_model(run: Run, training: Training) -> None:
             "step_s": step_s if math.isfinite(step_s) else None,
             "steps": steps,
             "threads": threads,
+            "channels_last": setup.channels_last,
             "recipe": recipe_of(training.options, choose_fine_tuning(steps)).to_json(),
             "start": {
                 "transferred": moved.transferred,
@@ -196,13 +197,21 @@ def plan_from_model(run: Run, training: Training) -> None:
 
 def _time_steps(
     plans: dict[str, Any], configuration: str, description: dict[str, Any], setup: Any
-) -> tuple[int | None, float]:
-    """Return how many threads do a step fastest, None for one on each core, and its seconds."""
-    from nnunet_medseg.nnunet.probe import fastest_threads, measure_step
+) -> tuple[Any, int | None, float]:
+    """Return the setup in the faster layout, the fastest threads, and the seconds of a step.
+
+    The threads are None for one on each core.
+    """
+    from nnunet_medseg.nnunet.probe import fastest_threads, in_faster_layout, measure_step
 
     until_s = time.monotonic() + measuring_limit_s(setup.asked_s)
-    step_s = measure_step(plans, configuration, description, setup, until_s)
-    return fastest_threads(plans, configuration, description, setup, step_s, until_s)
+    axes = len(plans["configurations"][configuration]["patch_size"])
+
+    def measure(setup: Any) -> float:
+        return measure_step(plans, configuration, description, setup, until_s)
+
+    setup, step_s = in_faster_layout(setup, axes, measure, until_s)
+    return setup, *fastest_threads(plans, configuration, description, setup, step_s, until_s)
 
 
 def _reason(asked_s: float, step_s: float) -> str:

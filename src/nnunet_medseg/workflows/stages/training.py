@@ -171,7 +171,11 @@ def _make_trainer(run: Run, training: Training, used_s: float) -> Any:
         preprocess_again(run, training)
         asked_s = training_time_s(run, training, used_s)
         setup = training_setup(run, training, recipe, prepared_folder(run, training), asked_s)
-        setup = replace(setup, threads=planned.get("threads"))
+        setup = replace(
+            setup,
+            threads=planned.get("threads"),
+            channels_last=planned.get("channels_last", False),
+        )
         if planned["step_s"] is None:
             plans = _begin_smaller(run, training, plans, configuration)
         return make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
@@ -215,7 +219,8 @@ def _announce(run: Run, training: Training, trainer: Any, used_s: float) -> None
     precision = precision_of(run)
     threads = f", {console.counted(trainer.threads, 'thread')}" if is_cpu else ""
     compiled = ", compiled first, which takes minutes" if will_compile(run.device, asked_s) else ""
-    console.detail(f"training on {run.device.name} in {precision}{threads}{compiled}")
+    layout = ", channels last" if trainer.setup.channels_last else ""
+    console.detail(f"training on {run.device.name} in {precision}{threads}{layout}{compiled}")
     if is_cpu and training.name == trainings_of(run)[0].name:
         console.detail("a GPU does many times as many iterations in the same minutes")
     if asked_s < training.asked_s:
