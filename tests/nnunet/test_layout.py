@@ -60,20 +60,18 @@ def test_names_and_values_of_the_weights_stay_the_same():
     assert all(torch.equal(own[name], ours[name]) for name in own)
 
 
-def test_features_lie_channels_last_between_all_convolutions():
+def test_features_lie_channels_last_before_and_after_all_norms():
     network = make_network(3)
     lay_channels_last(network)
     seen = []
     for module in network.modules():
-        if isinstance(module, (torch.nn.Conv3d, torch.nn.InstanceNorm3d)):
-            module.register_forward_hook(
-                lambda *given: seen.append(given[2].is_contiguous(memory_format=LAST))
-            )
+        if isinstance(module, torch.nn.InstanceNorm3d):
+            module.register_forward_hook(lambda *given: seen.extend([given[1][0], given[2]]))
 
     network(torch.randn(SHAPES["volumes"]))
 
-    assert len(seen) > 10
-    assert all(seen)
+    assert len(seen) == 2 * 5
+    assert all(features.is_contiguous(memory_format=LAST) for features in seen)
 
 
 def test_a_norm_that_keeps_statistics_stays_what_it_is():
