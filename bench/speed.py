@@ -5,7 +5,7 @@
 The peak is the fastest product of two square matrices. A step counts as three forward passes (one
 forward, two backward). Steps are those of nnU-Net's plans for the hippocampus and for slices of
 128 x 128 pixels, with all and with half of the features, in float32 and, where the hardware has it,
-in bfloat16; each variant in turn, three rounds, the fastest counts. One JSON line is added to
+in bfloat16, of volumes also channels last; each variant in turn, three rounds, the fastest counts. One JSON line is added to
 bench/results/speed.jsonl: operations, and seconds a step.
 """
 
@@ -32,6 +32,7 @@ PLANS = {
     "": ((40, 56, 40), (32, 64, 128, 256)),
     "slices ": ((128, 128), (32, 64, 128, 256, 512, 512)),
 }
+LAYOUTS = (("", False), ("", True), ("slices ", False))
 DESCRIPTION = {
     "channel_names": {"0": "MRI"},
     "labels": {"background": 0, "anterior": 1, "posterior": 2},
@@ -76,11 +77,12 @@ def measure(folder: Path) -> dict[str, Any]:
     for _ in range(ROUNDS):
         for kind, chosen in kinds.items():
             peaks[kind] = max(peaks.get(kind, 0), peak_flops(kind, device.kind))
-            for shape, width, recipe in product(PLANS, (1.0, 0.5), recipes):
+            for (shape, is_last), width, recipe in product(LAYOUTS, (1.0, 0.5), recipes):
                 plans = make_plans(*PLANS[shape], width)
                 name = f"step {kind} {shape}width {width:g} {recipe.optimizer}"
+                name += " channels last" if is_last else ""
                 flops[name] = 3 * count_flops(plans, CONFIGURATION, DESCRIPTION)
-                setup = replace(chosen, recipe=recipe)
+                setup = replace(chosen, recipe=recipe, channels_last=is_last)
                 until_s = time.monotonic() + measuring_limit_s(setup.asked_s)
                 step_s = measure_step(plans, CONFIGURATION, DESCRIPTION, setup, until_s)
                 steps_s[name] = min(steps_s.get(name, math.inf), step_s)
