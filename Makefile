@@ -18,8 +18,8 @@ WHEELS ?=
 OFFLINE := $(if $(WHEELS),--no-index --find-links $(abspath $(WHEELS)))
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet $(OFFLINE) --constraint constraints.txt --editable
-# A process a core, each with its tests file by file: whole trainings need a core of their own.
-TESTS := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# In several processes, file by file; how many, and with which cores, tests/conftest.py says.
+TESTS := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 RECIPE := pyproject.toml constraints.txt Makefile
 
 .PHONY: install demo test check faults pages fuzz bench wheels

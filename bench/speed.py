@@ -5,8 +5,8 @@
 The peak is the fastest product of two square matrices. A step counts as three forward passes (one
 forward, two backward). Steps are those of nnU-Net's plans for the hippocampus and for slices of
 128 x 128 pixels, with all and with half of the features, in float32 and, where the hardware has it,
-in bfloat16, of volumes also channels last; each variant in turn, three rounds, the fastest counts. One JSON line is added to
-bench/results/speed.jsonl: operations, and seconds a step.
+in bfloat16, of volumes also channels last; each variant in turn, three rounds, the fastest counts.
+One JSON line is added to bench/results/speed.jsonl: operations, and seconds a step.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from nnunet_medseg import console
+from nnunet_medseg.hardware import core_count
 
 # As the program sets it for itself, before anything imports torch.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -18,6 +19,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 # The same examples in every run: what is green stays green until the code changes.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+MAX_PROCESSES = 4  # each holds up to 2 GB in whole trainings
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes test with `-n auto`: at most one for each core."""
+    return min(MAX_PROCESSES, core_count())
 
 
 def share_cores() -> None:
@@ -29,7 +39,7 @@ def share_cores() -> None:
     if not name or not count or not hasattr(os, "sched_setaffinity"):
         return
     cores = sorted(os.sched_getaffinity(0))[int(name.removeprefix("gw")) :: int(count)]
-    # None is left where there are more processes than cores.
+    # None is left where somebody asks for more processes than there are cores.
     if cores:
         os.sched_setaffinity(0, cores)
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -145,3 +146,15 @@ def test_the_console_knows_what_it_can_show():
 
     assert console.can_show("ä")
     assert not console.can_show("⠁")
+
+
+def test_a_model_says_what_is_missing_of_its_training():
+    from nnunet_medseg.workflows.status import ModelStatus
+
+    facts = {"used_s": 60.0, "asked_s": 300.0, "iterations": 9}
+    training = SimpleNamespace(**facts, ended_early="Ctrl-C", diverged_folds=1)
+    manifest = SimpleNamespace(training=training, evaluation=SimpleNamespace(mean_dice=None))
+
+    row = command._model_row(ModelStatus("Liver", 0.0, manifest))
+
+    assert row[-1] == "Ctrl-C, 1 fold diverged"

@@ -67,7 +67,7 @@ def test_a_killed_training_goes_on_where_it_was(desk):
         (run_folder(desk) / "trainings" / "training" / "history.jsonl").read_text().splitlines()
     )
     used_before_s = json.loads(history[0])["used_s"]
-    change_plan(desk, lambda planned: planned.update(threads=1))
+    change_plan(desk, lambda planned: planned.update(threads=1, channels_last=True))
 
     started = time.monotonic()
     again = desk.run("train", *OPTIONS)
@@ -75,7 +75,7 @@ def test_a_killed_training_goes_on_where_it_was(desk):
 
     assert again.returncode == 0, again.stderr
     assert "going on after: check, convert, plan, preprocess" in again.stdout
-    assert ", 1 thread\n" in again.stdout
+    assert ", 1 thread, channels last\n" in again.stdout
     manifest = json.loads((desk.output / "Cut" / "model" / "manifest.json").read_text())
     assert abs(manifest["training"]["used_s"] - 30) <= 5
     assert used_before_s > 0

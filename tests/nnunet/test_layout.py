@@ -13,15 +13,20 @@ from nnunet_medseg.nnunet.layout import lay_channels_last
 from nnunet_medseg.nnunet.weights import read_checkpoint
 
 LAST = torch.channels_last_3d
-SHAPES = {"volumes": (3, 2, 8, 16, 16), "slices": (3, 2, 16, 16)}
+SHAPES = {
+    "volumes": (3, 2, 8, 16, 16),
+    "volumes of one channel": (3, 1, 8, 16, 16),
+    "one volume": (1, 1, 8, 16, 16),
+    "slices": (3, 2, 16, 16),
+}
 
 
-def make_network(axes: int) -> torch.nn.Module:
-    """Return a U-Net of two stages for two channels and three labels, as nnU-Net builds it."""
+def make_network(shape: tuple[int, ...]) -> torch.nn.Module:
+    """Return a U-Net of two stages and three labels for batches of a shape."""
     torch.manual_seed(0)
-    volumes = axes == 3
+    volumes = len(shape) == 5
     return PlainConvUNet(
-        2, 2, [4, 8],
+        shape[1], 2, [4, 8],
         torch.nn.Conv3d if volumes else torch.nn.Conv2d,
         3, [1, 2], 2, 3, 1, conv_bias=True,
         norm_op=torch.nn.InstanceNorm3d if volumes else torch.nn.InstanceNorm2d,
@@ -39,7 +44,7 @@ def step(network: torch.nn.Module, data: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_outputs_and_gradients_stay_the_same(shape):
-    first = make_network(len(shape) - 2)
+    first = make_network(shape)
     last = copy.deepcopy(first)
     data = torch.randn(shape)
 
@@ -50,7 +55,7 @@ def test_outputs_and_gradients_stay_the_same(shape):
 
 
 def test_names_and_values_of_the_weights_stay_the_same():
-    first = make_network(3)
+    first = make_network(SHAPES["volumes"])
     last = copy.deepcopy(first)
 
     lay_channels_last(last)
@@ -60,15 +65,16 @@ def test_names_and_values_of_the_weights_stay_the_same():
     assert all(torch.equal(own[name], ours[name]) for name in own)
 
 
-def test_features_lie_channels_last_before_and_after_all_norms():
-    network = make_network(3)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_features_lie_channels_last_before_and_after_all_norms(channels):
+    network = make_network((3, channels, 8, 16, 16))
     lay_channels_last(network)
     seen = []
     for module in network.modules():
         if isinstance(module, torch.nn.InstanceNorm3d):
             module.register_forward_hook(lambda *given: seen.extend([given[1][0], given[2]]))
 
-    network(torch.randn(SHAPES["volumes"]))
+    network(torch.randn(3, channels, 8, 16, 16))
 
     assert len(seen) == 2 * 5
     assert all(features.is_contiguous(memory_format=LAST) for features in seen)
@@ -93,6 +99,27 @@ def test_a_training_channels_last_hands_over_weights_laid_as_ever(training_folde
     assert any(not weight.is_contiguous() for weight in inside)
     for weights in (weights_of(trainer), read_checkpoint(setup.checkpoint)["network_weights"]):
         assert all(weight.is_contiguous() for weight in weights.values())
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_a_weight_of_several_names_is_handed_over_once(training_folder, is_last):
+    trainer = make_tiny_trainer(make_setup(training_folder, channels_last=is_last))
+    trainer.prepare_network()
+
+    weights = trainer.network_state()["network_weights"]
+
+    places = {weight.data_ptr() for weight in weights.values()}
+    assert len(weights) > len(places) == len(list(trainer.network.parameters()))
+
+
+def test_large_patches_are_normalised_to_three_digits():
+    norm = torch.nn.InstanceNorm3d(4, affine=True)
+    batch = 3 + 2 * torch.randn(2, 4, 48, 48, 48)
+    expected = norm(batch)
+
+    lay_channels_last(norm)
+
+    torch.testing.assert_close(norm(batch.to(memory_format=LAST)), expected, rtol=0, atol=1e-3)
 
 
 def test_a_training_goes_on_channels_last_from_the_checkpoint_of_another_layout(training_folder):

@@ -276,11 +276,13 @@ def _model_row(model: ModelStatus) -> list[str]:
     dice = "not measured"
     if evaluation.mean_dice is not None:
         dice = f"{evaluation.mean_dice:.3f} ({evaluation.cases} of {evaluation.of_cases} cases)"
+    folds = training.diverged_folds
+    diverged = f"{console.counted(folds, 'fold')} diverged" if folds else ""
     return [
         model.name,
         _clock(model.delivered_at),
         f"{duration(training.used_s)} of {duration(training.asked_s)}",
         str(training.iterations),
         dice,
-        training.ended_early,
+        ", ".join(filter(None, (training.ended_early, diverged))),
     ]

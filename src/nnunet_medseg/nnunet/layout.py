@@ -3,7 +3,7 @@
 torch's libraries for CPUs convolve volumes faster, above all backwards, where the features of a
 voxel lie side by side; slices they do not (docs/concepts/budget.md). torch's instance norm knows
 the other layout only, and would copy features there and back around each convolution. It is the
-batch norm of each patch alone, which knows both.
+batch norm of each patch alone, which knows both, and adds with a few digits less.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ WEIGHT_AXES = 5  # of convolutions of volumes: output, input, z, y, x
 
 
 def lay_channels_last(network: torch.nn.Module) -> None:
-    """Let a network of volumes compute with channels last, in training and prediction.
+    """Let a network of volumes compute with channels last.
 
-    Convolutions hand on the layout of their weights. Names, values and results stay, up to the
-    order in which numbers are added; a network of slices stays as it is.
+    Convolutions hand on the layout of their weights. Names and values stay, and results up to
+    rounding; a network of slices stays as it is.
     """
     for module in network.modules():
         if isinstance(module, torch.nn.InstanceNorm3d) and not module.track_running_stats:
             module.forward = partial(_normalise, module)  # type: ignore[method-assign]
     for weight in network.parameters():
         if weight.ndim == WEIGHT_AXES:
-            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+            # Not `contiguous`, for which the weights of a single channel lie in both ways.
+            weight.data = weight.data.to(memory_format=torch.channels_last_3d)
 
 
 def _normalise(norm: torch.nn.InstanceNorm3d, batch: torch.Tensor) -> torch.Tensor:
@@ -40,4 +41,4 @@ def _normalise(norm: torch.nn.InstanceNorm3d, batch: torch.Tensor) -> torch.Tens
         )
         for patch in batch.split(1)
     ]
-    return torch.cat(patches)
+    return patches[0] if len(patches) == 1 else torch.cat(patches)

@@ -65,7 +65,8 @@ class PlanTask:
         setup: Of the training; device, duration and recipe matter here.
         objects_mm3: Sizes of labelled objects; None for nnU-Net's own plan.
         wish: What the user asks.
-        known: Seconds a step by name of candidate, as measured earlier; new ones are added.
+        known: Seconds a step by name of candidate and layout, as measured earlier; new ones are
+            added.
     """
 
     dataset: str
@@ -96,13 +97,14 @@ def plan_for_time(
         if name not in task.known:
             step_s = measure_step(*made[candidate], task.description, setup, until_s)
             task.known[name] = step_s
-        on_measured(name, task.known[name])
+        on_measured(candidate.name, task.known[name])
         return task.known[name]
 
     cheapest = min(made, key=lambda candidate: candidate.flops)
     axes = len(made[cheapest][0]["configurations"][made[cheapest][1]]["patch_size"])
     setup, _ = in_faster_layout(task.setup, axes, partial(measure, cheapest), until_s)
-    choice = choose_candidate(list(made), task.setup.asked_s, partial(measure, setup=setup))
+    left_s = until_s - time.monotonic()
+    choice = choose_candidate(list(made), setup.asked_s, partial(measure, setup=setup), left_s)
     plans, configuration = made[choice.candidate]
     threads, step_s = fastest_threads(
         plans, configuration, task.description, setup, choice.step_s, until_s

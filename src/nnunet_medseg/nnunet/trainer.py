@@ -639,7 +639,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.current_epoch = content["epoch"]
         self.progress.iterations = content["iterations"]
         self.progress.iteration_s = content["iteration_s"]
-        self.progress.loss = content["loss"]
+        # The first versions wrote none.
+        self.progress.loss = content.get("loss", math.nan)
         self.progress.patch_dice = content["patch_dice"]
         self.progress.waited_s = content["waited_s"]
         self.progress.stepping_s = content["stepping_s"]
@@ -669,9 +670,14 @@ class BudgetedTrainer(nnUNetTrainer):
 
     def network_state(self) -> dict[str, Any]:
         """Return weights and mirror axes from memory, named and laid as in a checkpoint."""
-        weights = self._bare_network().state_dict()
+        # Weights have several names, and are to lie in a file once.
+        laid: dict[int, torch.Tensor] = {}
+        weights = {
+            name: laid.setdefault(weight.data_ptr(), weight.contiguous())
+            for name, weight in self._bare_network().state_dict().items()
+        }
         return {
-            "network_weights": {name: weight.contiguous() for name, weight in weights.items()},
+            "network_weights": weights,
             "mirror_axes": self.inference_allowed_mirroring_axes,
         }
 

@@ -171,11 +171,10 @@ def _make_trainer(run: Run, training: Training, used_s: float) -> Any:
         preprocess_again(run, training)
         asked_s = training_time_s(run, training, used_s)
         setup = training_setup(run, training, recipe, prepared_folder(run, training), asked_s)
-        setup = replace(
-            setup,
-            threads=planned.get("threads"),
-            channels_last=planned.get("channels_last", False),
-        )
+        if run.device.kind == "cpu":
+            # Where a plan was made on another device, or by an older program, neither is known.
+            threads, is_last = planned.get("threads"), planned.get("channels_last", False)
+            setup = replace(setup, threads=threads, channels_last=is_last)
         if planned["step_s"] is None:
             plans = _begin_smaller(run, training, plans, configuration)
         return make_trainer(plans, configuration, describe_json(run.folder.raw), setup)
