@@ -20,7 +20,6 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
-
 MAX_PROCESSES = 4  # each holds up to 2 GB in whole trainings
 
 

@@ -42,7 +42,7 @@ class Machine:
         return self.steps_s[candidate.name]
 
     def choose(self, candidates: Sequence[Candidate], asked_s: float = ASKED_S) -> Choice:
-        return choose_candidate(candidates, asked_s, self.measure)
+        return choose_candidate(candidates, asked_s, self.measure, measuring_limit_s(asked_s))
 
     @property
     def spent_s(self) -> float:

@@ -115,7 +115,7 @@ def choose_candidate(
     candidates: Sequence[Candidate],
     asked_s: float,
     measure: Callable[[Candidate], float],
-    limit_s: float | None = None,
+    limit_s: float,
 ) -> Choice:
     """Choose the first candidate of which enough steps fit into the training.
 
@@ -128,9 +128,9 @@ def choose_candidate(
         asked_s: The training duration in seconds.
         measure: Returns the seconds a step of a candidate takes; infinity when it does not fit
             into the memory.
-        limit_s: How long measuring may take; None for all that `measuring_limit_s` allows.
+        limit_s: How long measuring may take: what is left of `measuring_limit_s`.
     """
-    watch = _Stopwatch(measure, measuring_limit_s(asked_s) if limit_s is None else limit_s)
+    watch = _Stopwatch(measure, limit_s)
     cheapest = min(candidates, key=lambda candidate: candidate.flops)
     watch.take(cheapest)
     while (candidate := _next_to_measure(candidates, asked_s, watch)) is not None:

@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ def plan_from_model(run: Run, training: Training) -> None:
         asked_s = training_time_s(run, training)
         # What is short costs most: its optimizer computes more than that of long trainings.
         setup = training_setup(run, training, choose_fine_tuning(0), run.folder.root, asked_s)
-        setup, threads, step_s = _time_steps(plans, name, description, setup)
+        setup, step_s = _time_steps(plans, name, description, setup)
     steps = steps_that_fit(asked_s, step_s)
     reason = _reason(asked_s, step_s)
     lines = _describe_transfer(moved)
@@ -182,7 +182,7 @@ def plan_from_model(run: Run, training: Training) -> None:
             "reason": reason,
             "step_s": step_s if math.isfinite(step_s) else None,
             "steps": steps,
-            "threads": threads,
+            "threads": setup.threads,
             "channels_last": setup.channels_last,
             "recipe": recipe_of(training.options, choose_fine_tuning(steps)).to_json(),
             "start": {
@@ -197,11 +197,8 @@ def plan_from_model(run: Run, training: Training) -> None:
 
 def _time_steps(
     plans: dict[str, Any], configuration: str, description: dict[str, Any], setup: Any
-) -> tuple[Any, int | None, float]:
-    """Return the setup in the faster layout, the fastest threads, and the seconds of a step.
-
-    The threads are None for one on each core.
-    """
+) -> tuple[Any, float]:
+    """Return the setup with the layout and the threads that are fastest, and a step's seconds."""
     from nnunet_medseg.nnunet.probe import fastest_threads, in_faster_layout, measure_step
 
     until_s = time.monotonic() + measuring_limit_s(setup.asked_s)
@@ -211,7 +208,8 @@ def _time_steps(
         return measure_step(plans, configuration, description, setup, until_s)
 
     setup, step_s = in_faster_layout(setup, axes, measure, until_s)
-    return setup, *fastest_threads(plans, configuration, description, setup, step_s, until_s)
+    threads, step_s = fastest_threads(plans, configuration, description, setup, step_s, until_s)
+    return replace(setup, threads=threads), step_s
 
 
 def _reason(asked_s: float, step_s: float) -> str:
