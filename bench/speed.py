@@ -4,8 +4,9 @@
 
 The peak is the fastest product of two square matrices. A step counts as three forward passes (one
 forward, two backward). Steps are those of nnU-Net's plans for the hippocampus and for slices of
-128 x 128 pixels, with all and with half of the features, in float32 and, where the hardware has it,
-in bfloat16, of volumes also channels last; each variant in turn, three rounds, the fastest counts.
+128 x 128 and 256 x 256 pixels, with all and with half of the features, in float32 and, where the
+hardware has it, in bfloat16, in torch's layout and channels last; each variant in turn, three
+rounds, the fastest counts.
 One JSON line is added to bench/results/speed.jsonl: operations, and seconds a step.
 """
 
@@ -31,8 +32,8 @@ CONFIGURATION = "bench"
 PLANS = {
     "": ((40, 56, 40), (32, 64, 128, 256)),
     "slices ": ((128, 128), (32, 64, 128, 256, 512, 512)),
+    "slices of 256 ": ((256, 256), (32, 64, 128, 256, 512, 512)),
 }
-LAYOUTS = (("", False), ("", True), ("slices ", False))
 DESCRIPTION = {
     "channel_names": {"0": "MRI"},
     "labels": {"background": 0, "anterior": 1, "posterior": 2},
@@ -77,7 +78,7 @@ def measure(folder: Path) -> dict[str, Any]:
     for _ in range(ROUNDS):
         for kind, chosen in kinds.items():
             peaks[kind] = max(peaks.get(kind, 0), peak_flops(kind, device.kind))
-            for (shape, is_last), width, recipe in product(LAYOUTS, (1.0, 0.5), recipes):
+            for shape, is_last, width, recipe in product(PLANS, (False, True), (1.0, 0.5), recipes):
                 plans = make_plans(*PLANS[shape], width)
                 name = f"step {kind} {shape}width {width:g} {recipe.optimizer}"
                 name += " channels last" if is_last else ""

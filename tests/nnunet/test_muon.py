@@ -6,7 +6,7 @@ import pytest
 import torch
 from foreign_models import build_network, plans_of
 
-from nnunet_medseg.nnunet.muon import BLOCK_FILTERS, FILTER_STEP, Muon, filter_step, is_filter
+from nnunet_medseg.nnunet.muon import BLOCK_FILTERS, FILTER_STEP, Muon, is_filter, step_filters
 
 SHAPES = [(8, 4, 3, 3, 3), (32, 1, 3, 3, 3), (4, 8, 2, 2, 2), (6, 5, 3, 3)]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -30,6 +30,13 @@ def make_optimizer(filters=(), others=(), **chosen):
 def give_gradients(weights, seed):
     for number, weight in enumerate(weights):
         weight.grad = make_weight(weight.shape, 100 * seed + number).detach()
+
+
+def filter_step(gradient):
+    """Return the step for a rate of 1."""
+    start = torch.zeros_like(gradient)
+    step_filters(start, gradient, rate=1.0, kept=1.0)
+    return -start
 
 
 @each_shape
@@ -90,6 +97,21 @@ def test_no_gradient_is_no_step():
     assert torch.equal(step, torch.zeros(8, 4, 3, 3, 3))
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (2 * BLOCK_FILTERS, 8, 1, 3, 3)], ids=str)
+def test_filters_channels_last_take_the_same_step_in_their_place(shape):
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    first, gradient = make_weight(shape).detach(), make_weight(shape, 1).detach()
+    last = first.to(memory_format=formats[len(shape)], copy=True)
+    place, strides = last.data_ptr(), last.stride()
+
+    step_filters(first, gradient, rate=0.1, kept=0.9)
+    step_filters(last, gradient, rate=0.1, kept=0.9)
+
+    torch.testing.assert_close(last, first, rtol=0, atol=1e-5)
+    assert not torch.equal(first, make_weight(shape))
+    assert (last.data_ptr(), last.stride()) == (place, strides)
+
+
 @each_shape
 def test_filters_go_where_those_of_torch_go(shape):
     ours, matrix = make_weight(shape), torch.nn.Parameter(make_weight(shape).flatten(1).detach())
@@ -102,7 +124,7 @@ def test_filters_go_where_those_of_torch_go(shape):
 
     for seed in range(3):
         give_gradients([ours], seed)
-        matrix.grad = ours.grad.flatten(1)
+        matrix.grad = ours.grad.flatten(1).clone()
         optimizer.step()
         theirs.step()
 

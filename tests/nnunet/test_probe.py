@@ -229,11 +229,10 @@ def test_after_measuring_there_is_a_thread_on_each_core_again(training_folder, m
 # --- layout ------------------------------------------------------------------------------------
 
 
-def layout_on(folder, *, first_s=0.3, last_s=0.2, axes=3, until_s=math.inf, **chosen):
+def layout_on(folder, *, first_s=0.3, last_s=0.2, until_s=math.inf, **chosen):
     """Return whether channels come last, and the seconds of a step, where both take these."""
     setup, step_s = in_faster_layout(
         make_setup(folder, **chosen),
-        axes,
         lambda setup: last_s if setup.channels_last else first_s,
         until_s,
     )
@@ -248,13 +247,18 @@ def test_channels_come_first_where_steps_are_faster_so(training_folder):
     assert layout_on(training_folder, last_s=0.4) == (False, 0.3)
 
 
+@pytest.mark.parametrize(("last_s", "expected"), [(0.2, (True, 0.2)), (0.4, (False, 0.3))])
+def test_a_layout_that_was_chosen_is_compared_with_the_other(training_folder, last_s, expected):
+    assert layout_on(training_folder, last_s=last_s, channels_last=True) == expected
+
+
 NO_MEMORY = {"first_s": math.inf, "until_s": 1e9}
 
 
 @pytest.mark.parametrize(
     "case",
-    [{"axes": 2}, {"device": replace(CPU, kind="cuda")}, {"until_s": 0.0}, NO_MEMORY],
-    ids=["slices", "GPU", "no time", "no memory"],
+    [{"device": replace(CPU, kind="cuda")}, {"until_s": 0.0}, NO_MEMORY],
+    ids=["GPU", "no time", "no memory"],
 )
 def test_channels_come_first_where_the_layouts_are_not_compared(training_folder, case):
     assert layout_on(training_folder, **case) == (False, case.get("first_s", 0.3))

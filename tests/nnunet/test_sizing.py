@@ -390,23 +390,52 @@ def test_what_was_measured_once_is_not_measured_again(measured, monkeypatch, tmp
     assert dict(shown).items() >= first.choice.measured.items()
 
 
-def test_the_faster_layout_is_found_out_with_the_cheapest_plan_and_serves_for_all(
-    measured, monkeypatch, tmp_path
-):
+def plan_in_layouts(monkeypatch, folder, gain):
+    """Return the task and its plan, where channels last is `gain(operations)` times as fast."""
     pretend(monkeypatch, gigaflops=20)
     slow = sizing.measure_step
-    monkeypatch.setattr(
-        sizing,
-        "measure_step",
-        lambda *given: slow(*given) / (2 if given[3].channels_last else 1),
-    )
-    setup = make_setup(tmp_path, asked_s=300)
+
+    def measure(plans, configuration, description, setup, until_s):
+        step_s = slow(plans, configuration, description, setup, until_s)
+        flops = count_flops(plans, configuration, description)
+        return step_s / gain(flops) if setup.channels_last else step_s
+
+    monkeypatch.setattr(sizing, "measure_step", measure)
+    setup = make_setup(folder, asked_s=300)
     task = PlanTask(DATASET_NAME, DESCRIPTION, setup, SMALL_OBJECTS)
+    return task, plan_for_time(task)
 
-    sized = plan_for_time(task)
 
-    first = [name for name in task.known if not name.endswith(", channels last")]
+LAST = ", channels last"
+
+
+def test_the_layout_is_found_out_with_the_cheapest_plan_and_again_with_the_chosen_one(
+    measured, monkeypatch, tmp_path
+):
+    task, sized = plan_in_layouts(monkeypatch, tmp_path, lambda _flops: 2)
+
+    first = {name for name in task.known if not name.endswith(LAST)}
     assert sized.channels_last
-    assert len(first) == 1
-    assert len(task.known) > 2
-    assert task.known[f"{first[0]}, channels last"] == task.known[first[0]] / 2
+    assert len(first) == 2
+    assert sized.choice.candidate.name in first
+    assert len(task.known) > 4
+    assert all(task.known[name + LAST] == task.known[name] / 2 for name in first)
+    assert "layout" not in sized.choice.reason
+
+
+def test_a_chosen_plan_has_the_layout_that_is_faster_for_itself(measured, monkeypatch, tmp_path):
+    _, small = plan_in_layouts(monkeypatch, tmp_path, lambda _flops: 0.5)
+    cheapest_flops = small.choice.candidate.flops / 2
+    task, sized = plan_in_layouts(
+        monkeypatch, tmp_path, lambda flops: 1.25 if flops > cheapest_flops else 0.5
+    )
+
+    name = sized.choice.candidate.name
+    assert (sized.channels_last, small.channels_last) == (True, False)
+    assert name == small.choice.candidate.name
+    assert sized.choice.step_s == task.known[name + LAST] == task.known[name] / 1.25
+    steps = steps_that_fit(300, sized.choice.step_s)
+    assert sized.choice.steps == steps > small.choice.steps
+    assert sized.choice.reason == (
+        f"{small.choice.reason}; the other layout in memory is faster: {steps} do"
+    )

@@ -20,7 +20,7 @@ import torch
 
 from nnunet_medseg.nnunet.transfer import HEADS
 
-__all__ = ["BLOCK_FILTERS", "Muon", "filter_step", "is_filter"]
+__all__ = ["BLOCK_FILTERS", "FILTER_STEP", "Muon", "is_filter", "step_filters"]
 
 # Of a filter's step, the root mean square as a multiple of the rate, so that the rates of SGD serve
 # for all weights: at 0.1 a filter goes as far as with AdamW at 0.006 (docs/concepts/budget.md).
@@ -73,7 +73,10 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take a step along the gradients; weights without one stay as they are."""
+        """Take a step along the gradients, which it uses up.
+
+        Weights without a gradient stay as they are.
+        """
         del closure
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
@@ -83,11 +86,15 @@ class Muon(torch.optim.Optimizer):
                 continue
             torch._foreach_mul_(pasts, group["momentum"])
             torch._foreach_add_(pasts, gradients)
-            steps = list(torch._foreach_add(gradients, pasts, alpha=group["momentum"]))
+            # In their place: on a CPU new memory for all weights takes longer than the sums.
+            torch._foreach_add_(gradients, pasts, alpha=group["momentum"])
+            kept = 1 - group["lr"] * group["weight_decay"]
             if group["is_orthogonal"]:
-                steps = [filter_step(step) for step in steps]
-            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-            torch._foreach_add_(weights, steps, alpha=-group["lr"])
+                for weight, gradient in zip(weights, gradients, strict=True):
+                    step_filters(weight, gradient, group["lr"], kept)
+            else:
+                torch._foreach_mul_(weights, kept)
+                torch._foreach_add_(weights, gradients, alpha=-group["lr"])
 
     def _past(self, weight: torch.Tensor) -> torch.Tensor:
         state = self.state[weight]
@@ -97,36 +104,43 @@ class Muon(torch.optim.Optimizer):
         return past
 
 
-def filter_step(gradient: torch.Tensor) -> torch.Tensor:
-    """Return an orthogonal step of the gradient's shape and type, for a rate of 1.
+def step_filters(weight: torch.Tensor, gradient: torch.Tensor, rate: float, kept: float) -> None:
+    """Take an orthogonal step, in place.
 
     Args:
-        gradient: Of two axes or more; all but the first are one axis of a matrix. Of the two axes
-            of the matrix, the shorter one is cut into blocks of at most `BLOCK_FILTERS`.
-
-    Returns:
-        For each block the matrix U Vᵀ of its singular value decomposition U S Vᵀ, roughly: singular
-        values lie between 0.7 and 1.2, and below where they were less than a few thousandths of the
-        norm. Its root mean square is about `FILTER_STEP`. Zero for a gradient of zero.
+        weight: Of two axes or more, dense in memory; all but the first are one axis of a matrix. Of
+            the two axes of the matrix, the shorter one is cut into blocks of at most
+            `BLOCK_FILTERS`.
+        gradient: Of the same shape. For each block the step is the matrix U Vᵀ of its singular
+            value decomposition U S Vᵀ, roughly: singular values lie between 0.7 and 1.2, and below
+            where they were less than a few thousandths of the norm. The root mean square of the
+            step is about `FILTER_STEP`; of a gradient of zero it is zero.
+        rate: How many of these steps the weight goes down.
+        kept: Which part of the weight is kept before, for its decay.
     """
-    matrix = gradient.flatten(1).float()
-    rows, columns = matrix.shape
-    blocks = _blocks(matrix if rows <= columns else matrix.T)
-    blocks = blocks / blocks.norm(dim=(1, 2), keepdim=True).clamp(min=TINY)
-    matrix = (_whitening(blocks @ blocks.mT) @ blocks).flatten(0, 1)
-    scale = FILTER_STEP * math.sqrt(max(rows, columns))
-    oriented = matrix if rows <= columns else matrix.T
-    return oriented.contiguous().to(gradient.dtype).mul_(scale).view_as(gradient)
+    # Columns may stand in any order. In that of the memory, channels last or not, none is copied.
+    order = [0, *sorted(range(1, weight.ndim), key=weight.stride, reverse=True)]
+    blocks = _blocks(gradient.permute(order))
+    square = blocks @ blocks.mT
+    norm = square.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=TINY)[:, None, None]
+    # Factors go into the small matrix: each pass over the blocks is one over all weights.
+    scale = FILTER_STEP * math.sqrt(max(len(weight), weight[0].numel()))
+    whitening = _whitening(square / norm**2) * (scale / norm)
+    _blocks(weight.permute(order)).baddbmm_(whitening, blocks, beta=kept, alpha=-rate)
 
 
-def _blocks(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the rows in as few blocks of equal size as may be: (blocks, rows, columns).
+def _blocks(bank: torch.Tensor) -> torch.Tensor:
+    """Return the rows, or columns when these are fewer, in as few blocks of equal size as may be.
 
-    A prime number of rows, which no network of nnU-Net's has, is cut into single ones.
+    The blocks, of shape (blocks, filters, all else), lie in the bank's memory. A prime number of
+    rows, which no network of nnU-Net's has, is cut into single ones.
     """
+    matrix = bank.flatten(1)
+    if len(matrix) > matrix.shape[1]:
+        matrix = matrix.T
     rows = len(matrix)
     size = next(size for size in range(min(rows, BLOCK_FILTERS), 0, -1) if rows % size == 0)
-    return matrix.reshape(rows // size, size, -1)
+    return matrix.unflatten(0, (rows // size, size))
 
 
 def _whitening(square: torch.Tensor) -> torch.Tensor:

@@ -101,19 +101,30 @@ def plan_for_time(
         return task.known[name]
 
     cheapest = min(made, key=lambda candidate: candidate.flops)
-    axes = len(made[cheapest][0]["configurations"][made[cheapest][1]]["patch_size"])
-    setup, _ = in_faster_layout(task.setup, axes, partial(measure, cheapest), until_s)
+    setup, _ = in_faster_layout(task.setup, partial(measure, cheapest), until_s)
     left_s = until_s - time.monotonic()
     choice = choose_candidate(list(made), setup.asked_s, partial(measure, setup=setup), left_s)
     plans, configuration = made[choice.candidate]
+    if choice.candidate.name in choice.measured:
+        # A large patch may be faster in the layout in which the cheapest plan is slower.
+        measure_chosen = partial(measure, choice.candidate)
+        setup, step_s = in_faster_layout(setup, measure_chosen, until_s)
+        choice = _with_step(choice, step_s, "the other layout in memory is faster", setup.asked_s)
     threads, step_s = fastest_threads(
         plans, configuration, task.description, setup, choice.step_s, until_s
     )
-    if threads is not None:
-        steps = steps_that_fit(task.setup.asked_s, step_s)
-        reason = f"{choice.reason}; {threads} threads are faster than one on each core: {steps} do"
-        choice = replace(choice, step_s=step_s, steps=steps, reason=reason)
+    why = f"{threads} threads are faster than one on each core"
+    choice = _with_step(choice, step_s, why, setup.asked_s)
     return Sized(plans, configuration, choice, threads, setup.channels_last)
+
+
+def _with_step(choice: Choice, step_s: float, why: str, asked_s: float) -> Choice:
+    """Return the choice with a faster step, or as it is when the step is no faster."""
+    if step_s >= choice.step_s:
+        return choice
+    steps = steps_that_fit(asked_s, step_s)
+    reason = f"{choice.reason}; {why}: {steps} do"
+    return replace(choice, step_s=step_s, steps=steps, reason=reason)
 
 
 def _make_candidates(task: PlanTask) -> dict[Candidate, tuple[dict[str, Any], str]]:

@@ -104,7 +104,7 @@ class TrainingSetup:
         compiled: Whether the network is compiled first.
         by_deadline: Whether a deadline leaves less time than was asked for.
         threads: How many train on a CPU; None for one on each core.
-        channels_last: Whether features of volumes lie channels last in memory.
+        channels_last: Whether features lie channels last in memory.
     """
 
     device: Device

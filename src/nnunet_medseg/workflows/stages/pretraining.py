@@ -202,12 +202,11 @@ def _time_steps(
     from nnunet_medseg.nnunet.probe import fastest_threads, in_faster_layout, measure_step
 
     until_s = time.monotonic() + measuring_limit_s(setup.asked_s)
-    axes = len(plans["configurations"][configuration]["patch_size"])
 
     def measure(setup: Any) -> float:
         return measure_step(plans, configuration, description, setup, until_s)
 
-    setup, step_s = in_faster_layout(setup, axes, measure, until_s)
+    setup, step_s = in_faster_layout(setup, measure, until_s)
     threads, step_s = fastest_threads(plans, configuration, description, setup, step_s, until_s)
     return replace(setup, threads=threads), step_s
 
