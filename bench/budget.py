@@ -4,7 +4,7 @@
     .venv/bin/python bench/budget.py stock_1epoch DATASET [--seed 1] [--as_cores 2]
     .venv/bin/python bench/budget.py stock_10000epochs DATASET [--minutes 1,2,5,10,20] [--seed 1]
     .venv/bin/python bench/budget.py ours  DATASET [--minutes 1,2,5,10] [--seed 1] [--plan auto]
-    .venv/bin/python bench/budget.py table
+    .venv/bin/python bench/budget.py table [--since 2026-11-30]
 
 DATASET is a name of bench/datasets.py, or a folder of patient folders with `train.*` and
 `validate.*` labels. `ours` is one whole command a budget. `stock` is one run of nnU-Net's own
@@ -15,6 +15,7 @@ as stock, which in few epochs is the same. All are scored on whole held-out imag
 by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints the newest
 of a device, and draws docs/images/budget.svg from those of the CPU. Lines of CPUs that compute in
 bfloat16 and of others are apart: `--numbers float32` shows the others, of which nothing is drawn.
+`--since DAY` leaves out earlier lines, which may be of another machine.
 
 All take `--device cuda`, and `--results FILE` for another file of lines. With `--as_cores N` the
 time of stock on a CPU is not that of a clock on the wall, but of the computing of its process,
@@ -62,12 +63,13 @@ def main() -> None:
     parser.add_argument("--plan", default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--numbers", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--since", default="", help="a day as 2026-11-30")
     parser.add_argument("--as_cores", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--inside", action="store_true", help="in the process of stock nnU-Net")
     given = parser.parse_args()
     if given.what == "table":
-        show(given.device, given.numbers, given.results)
+        show(given.device, given.numbers, given.results, given.since)
         return
     usual = "1,2,5,10" if given.what == "ours" else "1,2,5,10,20"
     minutes = [float(text) for text in (given.minutes or usual).split(",")]
@@ -371,13 +373,14 @@ def evaluate(
 # --- table and figure --------------------------------------------------------------------------
 
 
-def show(device: str, numbers: str, results: Path) -> None:
+def show(device: str, numbers: str, results: Path, since: str) -> None:
     every = [json.loads(line) for line in results.read_text().splitlines()]
     lines = [
         line
         for line in every
         if line.get("device", "cpu") == device
         and (device == "cuda" or line.get("numbers", "bfloat16") == numbers)
+        and line["date"] >= since
     ]
     # The machine of the last day counts, and of a day the clock on the wall.
     lines.sort(key=lambda line: (line["date"], line.get("clock") != "work"))

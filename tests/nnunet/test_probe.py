@@ -264,6 +264,13 @@ def test_channels_come_first_where_the_layouts_are_not_compared(training_folder,
     assert layout_on(training_folder, **case) == (False, case.get("first_s", 0.3))
 
 
+@pytest.mark.parametrize(
+    "case", [{"device": replace(CPU, kind="cuda")}, {"until_s": 0.0}], ids=["GPU", "no time"]
+)
+def test_a_layout_that_was_chosen_stays_where_the_other_is_not_tried(training_folder, case):
+    assert layout_on(training_folder, first_s=0.1, channels_last=True, **case) == (True, 0.2)
+
+
 # --- memory ------------------------------------------------------------------------------------
 
 

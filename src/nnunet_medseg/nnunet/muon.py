@@ -120,22 +120,23 @@ def step_filters(weight: torch.Tensor, gradient: torch.Tensor, rate: float, kept
     """
     # Columns may stand in any order. In that of the memory, channels last or not, none is copied.
     order = [0, *sorted(range(1, weight.ndim), key=weight.stride, reverse=True)]
-    blocks = _blocks(gradient.permute(order))
+    blocks = _blocks(gradient.permute(order).flatten(1))
     square = blocks @ blocks.mT
     norm = square.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=TINY)[:, None, None]
     # Factors go into the small matrix: each pass over the blocks is one over all weights.
     scale = FILTER_STEP * math.sqrt(max(len(weight), weight[0].numel()))
     whitening = _whitening(square / norm**2) * (scale / norm)
-    _blocks(weight.permute(order)).baddbmm_(whitening, blocks, beta=kept, alpha=-rate)
+    # A view, or an error: what is done to a copy would not reach the weight.
+    matrix = weight.permute(order).view(len(weight), -1)
+    _blocks(matrix).baddbmm_(whitening, blocks, beta=kept, alpha=-rate)
 
 
-def _blocks(bank: torch.Tensor) -> torch.Tensor:
+def _blocks(matrix: torch.Tensor) -> torch.Tensor:
     """Return the rows, or columns when these are fewer, in as few blocks of equal size as may be.
 
-    The blocks, of shape (blocks, filters, all else), lie in the bank's memory. A prime number of
+    The blocks, of shape (blocks, filters, all else), lie in the matrix's memory. A prime number of
     rows, which no network of nnU-Net's has, is cut into single ones.
     """
-    matrix = bank.flatten(1)
     if len(matrix) > matrix.shape[1]:
         matrix = matrix.T
     rows = len(matrix)

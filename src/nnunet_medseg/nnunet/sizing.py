@@ -84,7 +84,7 @@ def plan_for_time(
 
     Args:
         task: What is to be planned.
-        on_measured: Called with the name of a candidate and its seconds a step.
+        on_measured: Called with the name of a candidate, its layout, and its seconds a step.
 
     Raises:
         UsageError: When what the user asks of the plan is not possible for the dataset.
@@ -97,7 +97,7 @@ def plan_for_time(
         if name not in task.known:
             step_s = measure_step(*made[candidate], task.description, setup, until_s)
             task.known[name] = step_s
-        on_measured(candidate.name, task.known[name])
+        on_measured(name, task.known[name])
         return task.known[name]
 
     cheapest = min(made, key=lambda candidate: candidate.flops)
@@ -107,21 +107,22 @@ def plan_for_time(
     plans, configuration = made[choice.candidate]
     if choice.candidate.name in choice.measured:
         # A large patch may be faster in the layout in which the cheapest plan is slower.
-        measure_chosen = partial(measure, choice.candidate)
-        setup, step_s = in_faster_layout(setup, measure_chosen, until_s)
-        choice = _with_step(choice, step_s, "the other layout in memory is faster", setup.asked_s)
+        faster, step_s = in_faster_layout(setup, partial(measure, choice.candidate), until_s)
+        if faster is not setup:
+            layout = "last" if faster.channels_last else "first"
+            choice = _with_step(choice, step_s, f"channels {layout} is faster", setup.asked_s)
+            setup = faster
     threads, step_s = fastest_threads(
         plans, configuration, task.description, setup, choice.step_s, until_s
     )
-    why = f"{threads} threads are faster than one on each core"
-    choice = _with_step(choice, step_s, why, setup.asked_s)
+    if threads is not None:
+        why = f"{threads} threads are faster than one on each core"
+        choice = _with_step(choice, step_s, why, setup.asked_s)
     return Sized(plans, configuration, choice, threads, setup.channels_last)
 
 
 def _with_step(choice: Choice, step_s: float, why: str, asked_s: float) -> Choice:
-    """Return the choice with a faster step, or as it is when the step is no faster."""
-    if step_s >= choice.step_s:
-        return choice
+    """Return the choice with what a step takes in another way, and why it is done so."""
     steps = steps_that_fit(asked_s, step_s)
     reason = f"{choice.reason}; {why}: {steps} do"
     return replace(choice, step_s=step_s, steps=steps, reason=reason)
