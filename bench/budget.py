@@ -4,7 +4,7 @@
     .venv/bin/python bench/budget.py stock_1epoch DATASET [--seed 1] [--as_cores 2]
     .venv/bin/python bench/budget.py stock_10000epochs DATASET [--minutes 1,2,5,10,20] [--seed 1]
     .venv/bin/python bench/budget.py ours  DATASET [--minutes 1,2,5,10] [--seed 1] [--plan auto]
-    .venv/bin/python bench/budget.py table [--since 2026-11-30]
+    .venv/bin/python bench/budget.py table
 
 DATASET is a name of bench/datasets.py, or a folder of patient folders with `train.*` and
 `validate.*` labels. `ours` is one whole command a budget. `stock` is one run of nnU-Net's own
@@ -12,15 +12,16 @@ trainer with its own plans, whose weights are evaluated at each of the minutes w
 stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's own short trainer, one
 epoch of 250 steps, however long that takes; `stock_10000epochs` plans for ten times as many epochs
 as stock, which in few epochs is the same. All are scored on whole held-out images on their own grid
-by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints the newest
-of a device, and draws docs/images/budget.svg from those of the CPU. Lines of CPUs that compute in
-bfloat16 and of others are apart: `--numbers float32` shows the others, of which nothing is drawn.
-`--since DAY` leaves out earlier lines, which may be of another machine.
+by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints those of a
+device, for each dataset and number of minutes those of the last day, and draws
+docs/images/budget.svg from those of the CPU. Lines of CPUs that compute in bfloat16 and of others
+are apart: `--numbers float32` shows the others, of which nothing is drawn.
 
 All take `--device cuda`, and `--results FILE` for another file of lines. With `--as_cores N` the
 time of stock on a CPU is not that of a clock on the wall, but of the computing of its process,
 divided by N: as if N cores shared the work without any loss, and its workers needed none of them.
-Other programs then cost it nothing, and it is faster than it can be.
+Its threads then wait passively, since waiting would count as computing. Other programs cost it
+little then, and it is faster than it can be.
 """
 
 from __future__ import annotations
@@ -63,13 +64,12 @@ def main() -> None:
     parser.add_argument("--plan", default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--numbers", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--since", default="", help="a day as 2026-11-30")
     parser.add_argument("--as_cores", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--inside", action="store_true", help="in the process of stock nnU-Net")
     given = parser.parse_args()
     if given.what == "table":
-        show(given.device, given.numbers, given.results, given.since)
+        show(given.device, given.numbers, given.results)
         return
     usual = "1,2,5,10" if given.what == "ours" else "1,2,5,10,20"
     minutes = [float(text) for text in (given.minutes or usual).split(",")]
@@ -77,7 +77,7 @@ def main() -> None:
         for each in minutes:
             add(run_ours(given.dataset, each, given.seed, given.plan, given.device), given.results)
     elif not given.inside:
-        run_stock_apart(given.device)
+        run_stock_apart(given.device, given.as_cores > 0)
     else:
         facts = {"what": given.what, "seed": given.seed, "device": given.device}
         if given.as_cores:
@@ -171,11 +171,12 @@ def cases_of(rows: list[str]) -> dict[str, float]:
 # --- stock -------------------------------------------------------------------------------------
 
 
-def run_stock_apart(device: str) -> None:
+def run_stock_apart(device: str, is_by_work: bool) -> None:
     """Run in a fresh process, with the settings that nnU-Net reads when it is imported."""
     settings = {"nnUNet_n_proc_DA": str(len(os.sched_getaffinity(0)))}
     # On a CPU stock does not compile either.
     settings |= {"nnUNet_compile": "f"} if device == "cpu" else {}
+    settings |= {"OMP_WAIT_POLICY": "PASSIVE"} if is_by_work else {}
     command = [sys.executable, *sys.argv, "--inside"]
     subprocess.run(command, env=os.environ | settings, check=True)
 
@@ -373,14 +374,13 @@ def evaluate(
 # --- table and figure --------------------------------------------------------------------------
 
 
-def show(device: str, numbers: str, results: Path, since: str) -> None:
+def show(device: str, numbers: str, results: Path) -> None:
     every = [json.loads(line) for line in results.read_text().splitlines()]
     lines = [
         line
         for line in every
         if line.get("device", "cpu") == device
         and (device == "cuda" or line.get("numbers", "bfloat16") == numbers)
-        and line["date"] >= since
     ]
     # The machine of the last day counts, and of a day the clock on the wall.
     lines.sort(key=lambda line: (line["date"], line.get("clock") != "work"))
@@ -393,18 +393,23 @@ def show(device: str, numbers: str, results: Path, since: str) -> None:
         for line in lines
         if line.get("plan", "auto") == "auto" and line.get("recipe", now) == now
     }
-    runs: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
+    found: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
     for key, line in newest.items():
-        runs[key[:3]].append(line)
+        found[key[:3]].append(line)
+    # Other seeds of an earlier day are of another program, or of another machine.
+    runs = {
+        key: [line for line in group if line["date"] == max(each["date"] for each in group)]
+        for key, group in found.items()
+    }
     print("| dataset | minutes | stock | ours | difference, paired by case (95 %) | faster |")
     print("| --- | --- | --- | --- | --- | --- |")
     for dataset in dict.fromkeys(key[0] for key in runs):
         known = {key[2] for key in runs if key[0] == dataset and key[1] in ("stock", "ours")}
         for minutes in sorted(known):
             row(runs, dataset, minutes)
-    for (dataset, what, minutes), found in runs.items():
+    for (dataset, what, minutes), group in runs.items():
         if what not in ("stock", "ours"):
-            print(f"{what}, {dataset}, {minutes:g} minutes: {described(found)}")
+            print(f"{what}, {dataset}, {minutes:g} minutes: {described(group)}")
     print("†: by the computing of the process, with --as_cores")
     if device == "cpu" and numbers == "bfloat16":
         draw(runs)
@@ -462,7 +467,8 @@ def faster(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float, 
 def draw(runs: dict[Any, list[dict[str, Any]]]) -> None:
     from matplotlib import pyplot
 
-    datasets = list(dict.fromkeys(key[0] for key in runs))
+    # Those that have both.
+    datasets = list(dict.fromkeys(key[0] for key in runs if key[1] == "stock"))
     figure, axes = pyplot.subplots(
         1, len(datasets), figsize=(3.4 * len(datasets), 3.2), sharey=True, squeeze=False
     )
