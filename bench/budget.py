@@ -13,9 +13,10 @@ stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's ow
 epoch of 250 steps, however long that takes; `stock_10000epochs` plans for ten times as many epochs
 as stock, which in few epochs is the same. All are scored on whole held-out images on their own grid
 by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints those of a
-device, for each dataset and number of minutes those of the last day, and draws
-docs/images/budget.svg from those of the CPU. Lines of CPUs that compute in bfloat16 and of others
-are apart: `--numbers float32` shows the others, of which nothing is drawn.
+device, for each dataset, trainer and number of minutes those of the last day, and draws
+docs/images/budget.svg from those of the CPU, of datasets with a run of stock. Lines of CPUs that
+compute in bfloat16 and of others are apart: `--numbers float32` shows the others, of which nothing
+is drawn.
 
 All take `--device cuda`, and `--results FILE` for another file of lines. With `--as_cores N` the
 time of stock on a CPU is not that of a clock on the wall, but of the computing of its process,
@@ -467,8 +468,9 @@ def faster(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float, 
 def draw(runs: dict[Any, list[dict[str, Any]]]) -> None:
     from matplotlib import pyplot
 
-    # Those that have both.
     datasets = list(dict.fromkeys(key[0] for key in runs if key[1] == "stock"))
+    if not datasets:
+        return
     figure, axes = pyplot.subplots(
         1, len(datasets), figsize=(3.4 * len(datasets), 3.2), sharey=True, squeeze=False
     )

@@ -72,7 +72,7 @@ UNPACKED_BYTES_A_S = 3e8  # one thread, measured: 4e8 and more on a 2-core machi
 # measured on a GPU.
 COMPILE_FROM_S = 20 * 60.0
 
-VALIDATION_SHARE = 0.02  # of the time; with checkpoints and the start below the 5 % promised
+VALIDATION_SHARE = 0.02  # of the time; with checkpoints and the start about 5 %
 CHECKPOINT_SHARE = 0.015
 CHECKPOINT_GUESS_S = 0.2
 VALIDATION_BATCHES = 4
