@@ -113,7 +113,7 @@ def test_filters_channels_last_take_the_same_step(shape, is_gradient_last):
 
 
 def test_a_weight_with_gaps_in_memory_is_refused_rather_than_left_as_it_is():
-    weight = torch.randn(8, 4, 3, 6)[..., ::2]
+    weight = torch.randn(8, 4, 3, 4)[..., :3]
 
     with pytest.raises(RuntimeError, match="view"):
         step_filters(weight, torch.randn(8, 4, 3, 3), rate=0.1, kept=1.0)
