@@ -9,7 +9,7 @@ import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from tiny_training import make_setup, make_tiny_trainer, weights_of
 
-from nnunet_medseg.nnunet.layout import lay_channels_last
+from nnunet_medseg.nnunet.layout import FORMATS, Norm, lay_channels_last
 from nnunet_medseg.nnunet.weights import read_checkpoint
 
 LAST = torch.channels_last_3d
@@ -75,14 +75,13 @@ def test_features_lie_channels_last_before_and_after_all_norms(shape):
     lay_channels_last(network)
     seen = []
     for module in network.modules():
-        if isinstance(module, (torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)):
+        if isinstance(module, Norm):
             module.register_forward_hook(lambda *given: seen.extend([given[1][0], given[2]]))
 
     network(torch.randn(shape))
 
-    layout = LAST if len(shape) == 5 else torch.channels_last
     assert len(seen) == 2 * 5
-    assert all(features.is_contiguous(memory_format=layout) for features in seen)
+    assert all(each.is_contiguous(memory_format=FORMATS[len(shape)]) for each in seen)
 
 
 def test_a_norm_that_keeps_statistics_stays_what_it_is():

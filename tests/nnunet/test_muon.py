@@ -6,6 +6,7 @@ import pytest
 import torch
 from foreign_models import build_network, plans_of
 
+from nnunet_medseg.nnunet.layout import FORMATS
 from nnunet_medseg.nnunet.muon import BLOCK_FILTERS, FILTER_STEP, Muon, is_filter, step_filters
 
 SHAPES = [(8, 4, 3, 3, 3), (32, 1, 3, 3, 3), (4, 8, 2, 2, 2), (6, 5, 3, 3)]
@@ -100,7 +101,7 @@ def test_no_gradient_is_no_step():
 @pytest.mark.parametrize("is_gradient_last", [False, True])
 @pytest.mark.parametrize("shape", [*SHAPES, (2 * BLOCK_FILTERS, 8, 1, 3, 3)], ids=str)
 def test_filters_channels_last_take_the_same_step(shape, is_gradient_last):
-    layout = {4: torch.channels_last, 5: torch.channels_last_3d}[len(shape)]
+    layout = FORMATS[len(shape)]
     first, gradient = make_weight(shape).detach(), make_weight(shape, 1).detach()
     last = first.to(memory_format=layout, copy=True)
     other = gradient.to(memory_format=layout, copy=True) if is_gradient_last else gradient

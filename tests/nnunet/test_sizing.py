@@ -421,7 +421,7 @@ def test_the_layout_is_found_out_with_the_cheapest_plan_and_again_with_the_chose
     assert sized.choice.candidate.name in first
     assert len(task.known) > 4
     assert all(task.known[name + LAST] == task.known[name] / 2 for name in first)
-    assert "layout" not in sized.choice.reason
+    assert "channels" not in sized.choice.reason
 
 
 def test_a_chosen_plan_has_the_layout_that_is_faster_for_itself(measured, monkeypatch, tmp_path):

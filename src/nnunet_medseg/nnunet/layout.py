@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch.nn import functional
 
-__all__ = ["lay_channels_last"]
+__all__ = ["FORMATS", "Norm", "lay_channels_last"]
 
 # Of the weights of convolutions, by their axes: output, input, and two or three of space.
 FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
