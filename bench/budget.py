@@ -4,10 +4,13 @@
     .venv/bin/python bench/budget.py stock_1epoch DATASET [--seed 1] [--as_cores 2]
     .venv/bin/python bench/budget.py stock_10000epochs DATASET [--minutes 1,2,5,10,20] [--seed 1]
     .venv/bin/python bench/budget.py ours  DATASET [--minutes 1,2,5,10] [--seed 1] [--plan auto]
+    .venv/bin/python bench/budget.py folds DATASET [--minutes 10] [--seed 1]
     .venv/bin/python bench/budget.py table
 
 DATASET is a name of bench/datasets.py, or a folder of patient folders with `train.*` and
-`validate.*` labels. `ours` is one whole command a budget. `stock` is one run of nnU-Net's own
+`validate.*` labels. `ours` is one whole command a budget, and so is `folds`, with `-f cv`: the
+patients that train are cut into five folds, which share the minutes, and the ensemble of the five
+segments those held out. `stock` is one run of nnU-Net's own
 trainer with its own plans, whose weights are evaluated at each of the minutes with the clock
 stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's own short trainer, one
 epoch of 250 steps, however long that takes; `stock_10000epochs` plans for ten times as many epochs
@@ -58,7 +61,7 @@ FIGURE = HERE.parent / "docs" / "images" / "budget.svg"
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("ours", *STOCK_EPOCHS, "table"))
+    parser.add_argument("what", choices=("ours", "folds", *STOCK_EPOCHS, "table"))
     parser.add_argument("dataset", nargs="?")
     parser.add_argument("--minutes", default=None)
     parser.add_argument("--seed", type=int, default=1)
@@ -72,11 +75,14 @@ def main() -> None:
     if given.what == "table":
         show(given.device, given.numbers, given.results)
         return
-    usual = "1,2,5,10" if given.what == "ours" else "1,2,5,10,20"
+    usual = {"ours": "1,2,5,10", "folds": "10"}.get(given.what, "1,2,5,10,20")
     minutes = [float(text) for text in (given.minutes or usual).split(",")]
     if given.what == "ours":
         for each in minutes:
             add(run_ours(given.dataset, each, given.seed, given.plan, given.device), given.results)
+    elif given.what == "folds":
+        for each in minutes:
+            add(run_folds(given.dataset, each, given.seed, given.device), given.results)
     elif not given.inside:
         run_stock_apart(given.device, given.as_cores > 0)
     else:
@@ -122,13 +128,39 @@ def run_ours(
         with peak_memory() as peak:
             manifest = train_here(root, dataset, minutes, seed=seed, plan=plan, device=device)
         rows = (root / "out" / "Bench" / "metrics.csv").read_text().splitlines()[1:]
+    scores = {
+        "dice": manifest["evaluation"]["mean_dice"], "labels": manifest["evaluation"]["dice"],
+        "cases": cases_of(rows),
+    }  # fmt: skip
+    facts = {"what": "ours", "device": device, "dataset": Path(dataset).name, "minutes": minutes,
+        "seed": seed, "plan": plan, "peak_mb": peak[0]}  # fmt: skip
+    return facts | scores | facts_of(manifest)
+
+
+def run_folds(dataset: str, minutes: float, seed: int, device: str = "cpu") -> dict[str, Any]:
+    from nnunet_medseg.nnunet.inference import read_model
+
+    name, options = name_and_options(dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        with peak_memory() as peak:
+            manifest = train_here(
+                root, dataset, minutes, keep="train", seed=seed, fold="cv", device=device
+            )
+        (root / "all").mkdir()
+        raw = write_raw(dataset, root / "all", {"dataset_name": name, "fold": "0", **options})
+        scores = evaluate(read_model(root / "out" / "Bench" / "model"), raw, device)
+    facts = {"what": "folds", "device": device, "dataset": name, "minutes": minutes,
+        "seed": seed, "peak_mb": peak[0]}  # fmt: skip
+    return facts | scores | facts_of(manifest)
+
+
+def facts_of(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return how a model was trained."""
     training = manifest["training"]
     return {
-        "what": "ours", "device": device, "dataset": Path(dataset).name, "minutes": minutes,
-        "seed": seed, "plan": plan,
-        "dice": manifest["evaluation"]["mean_dice"], "labels": manifest["evaluation"]["dice"],
-        "cases": cases_of(rows), "used_s": training["used_s"], "steps": training["iterations"],
-        "peak_mb": peak[0], "planned": manifest["plan"], "recipe": training["recipe"],
+        "used_s": training["used_s"], "steps": training["iterations"],
+        "planned": manifest["plan"], "recipe": training["recipe"],
         "in_steps": training["share_in_steps"], "waiting": training["share_waiting_for_data"],
     }  # fmt: skip
 
@@ -138,6 +170,7 @@ def train_here(
     dataset: str,
     minutes: float,
     start: Sequence[str] = ("-m", "nnunet_medseg"),
+    keep: str | None = None,
     **options: str | int,
 ) -> dict[str, Any]:
     """Run the whole command from root/in to root/out; return the manifest of the model.
@@ -147,14 +180,18 @@ def train_here(
         dataset: A name of bench/datasets.py, or a folder.
         minutes: For the training.
         start: What Python is to start.
-        options: More of the command: seed, plan, device.
+        keep: Name of the label maps, without their end, whose patients alone are given to the
+            command.
+        options: More of the command: seed, plan, device, fold.
     """
     name, known = name_and_options(dataset)
     copy_dataset(dataset, root / "in" / name)
+    for patient in (root / "in" / name).iterdir():
+        if keep is not None and not any(patient.glob(f"{keep}.*")):
+            shutil.rmtree(patient)
     command = [sys.executable, *start, "train", str(root / "in"), str(root / "out")]
-    words = options | known | {
-        "dataset_name": "Bench", "time": minutes, "fold": 0, "work_dir": root / "work"
-    }  # fmt: skip
+    fixed = {"dataset_name": "Bench", "time": minutes, "work_dir": root / "work"}
+    words = {"fold": 0} | options | known | fixed
     command += ["--evaluate_all", *(f"--{option}={word}" for option, word in words.items())]
     subprocess.run(command, check=True)
     manifest = json.loads((root / "out" / "Bench" / "model" / "manifest.json").read_text())
@@ -254,13 +291,18 @@ def train_stock(
     import torch
 
     from nnunet_medseg.dataset.raw_layout import describe_json
+    from nnunet_medseg.nnunet.inference import Model
 
     def note(trainer: Any, at: float) -> None:
         # What is compiled wraps the network whose names a model has.
         network = getattr(trainer.network, "_orig_mod", trainer.network)
         state = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         record = {"minutes": at, "used_s": trainer.used_s, "steps": trainer.steps}
-        scores = evaluate(plans, describe_json(raw), state, raw, facts["device"])
+        name = configuration_of(plans)
+        # With mirroring, as nnU-Net predicts.
+        axes = tuple(range(len(plans["configurations"][name]["patch_size"])))
+        model = Model(plans, describe_json(raw), name, axes, (state,))
+        scores = evaluate(model, raw, facts["device"])
         add(facts | record | scores | {"peak_mb": peak[0]}, results)
 
     torch.manual_seed(facts["seed"])
@@ -334,23 +376,14 @@ def make_clocked(
     return trainer
 
 
-def evaluate(
-    plans: dict[str, Any],
-    description: dict[str, Any],
-    state: dict[str, Any],
-    raw: Path,
-    kind: str,
-) -> dict[str, Any]:
-    """Score weights with nnU-Net's own prediction, mirroring included, as ours are scored."""
+def evaluate(model: Any, raw: Path, kind: str) -> dict[str, Any]:
+    """Score a model, on whole held-out images of a raw dataset."""
     from nnunet_medseg.dataset.raw_layout import read_cases
-    from nnunet_medseg.nnunet.inference import Model, Segmenter
+    from nnunet_medseg.nnunet.inference import Segmenter
 
-    name = configuration_of(plans)
-    axes = tuple(range(len(plans["configurations"][name]["patch_size"])))
-    model = Model(plans, description, name, axes, (state,))
     device = choose_device(kind)
     segmenter = Segmenter(model, device, in_bfloat16=kind == "cpu" and device.has_fast_bf16)
-    names = {value: name for name, value in description["labels"].items() if value}
+    names = {value: name for name, value in model.description["labels"].items() if value}
     trained = json.loads((raw / DATASET_NAME / "dataset.json").read_text())["dataset"]
     scores = {
         case.name: dice_by_label(

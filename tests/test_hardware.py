@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -153,3 +156,34 @@ def test_bfloat16_is_fast_where_the_cpu_has_instructions_for_it(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
 
     assert choose_device("cpu").has_fast_bf16 is is_fast
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_memory_that_is_freed_is_kept_for_the_next_step_and_given_back_at_the_end():
+    # In a process of its own: how glibc keeps memory depends on what was freed before.
+    script = """if True:
+        import psutil, resource
+        from nnunet_medseg.hardware import freed_memory_kept
+
+        def pages_of_a_step():
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            blocks = [bytes([1]) * (16 << 20) for _ in range(10)]
+            del blocks
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+        def held_mb():
+            return psutil.Process().memory_info().rss / 1e6
+
+        pages_of_a_step()
+        print(pages_of_a_step())
+        with freed_memory_kept():
+            pages_of_a_step()
+            print(pages_of_a_step(), held_mb())
+        print(held_mb())
+    """
+    printed = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+    ).stdout
+    pages_before, pages, held_mb, held_after_mb = map(float, printed.split())
+    assert pages < pages_before / 10
+    assert held_after_mb < held_mb - 140

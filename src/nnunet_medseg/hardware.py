@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +22,7 @@ __all__ = [
     "describe_hardware",
     "free_disk_bytes",
     "free_memory_bytes",
+    "freed_memory_kept",
     "held_memory_bytes",
     "workers_for",
 ]
@@ -26,6 +31,11 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 CGROUP_USAGE = Path("/sys/fs/cgroup/memory.current")
 CGROUP_STATISTICS = Path("/sys/fs/cgroup/memory.stat")
 USABLE_SHARE = 0.7  # of the free memory; the rest is for the main process and the system
+
+# Of mallopt(3), from malloc.h of glibc. 32 MiB is the most that it takes on 64 bits.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+LARGEST_KEPT_BYTES = 32 << 20
+MAX_INT = (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,29 @@ def _cached_bytes() -> int:
         return 0
     lines = CGROUP_STATISTICS.read_text(encoding="ascii").splitlines()
     return int(dict(line.split() for line in lines).get("inactive_file", 0))
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Let glibc keep the memory that is freed within, and give it back at the end.
+
+    A step of a training takes and frees the same memory as the last one. By itself glibc gives much
+    of it back to the system each time, which clears every page when it is taken again: some
+    twentieth of a step (docs/concepts/budget.md). Single blocks of more than 32 MiB are given back
+    all the same. Without glibc nothing is changed.
+    """
+    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    if libc is None:
+        yield
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+    libc.mallopt(M_TRIM_THRESHOLD, MAX_INT)
+    try:
+        yield
+    finally:
+        # Twice the largest block: where glibc's own rule arrives by itself.
+        libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT_BYTES)
+        libc.malloc_trim(0)
 
 
 def free_disk_bytes(folder: Path) -> int:

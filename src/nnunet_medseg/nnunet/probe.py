@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_medseg.budget.fit import STEPS_A_MEASUREMENT
 from nnunet_medseg.budget.threads import choose_threads
-from nnunet_medseg.hardware import core_count, free_memory_bytes
+from nnunet_medseg.hardware import core_count, free_memory_bytes, freed_memory_kept
 from nnunet_medseg.nnunet.rescue import is_out_of_memory, smaller_batch
 from nnunet_medseg.nnunet.trainer import (
     TrainingSetup,
@@ -107,6 +107,7 @@ def _wants_more(times: list[float]) -> bool:
     return len(times) < STEPS_A_MEASUREMENT or is_short
 
 
+@freed_memory_kept()
 def measure_step(
     plans: dict[str, Any],
     configuration: str,

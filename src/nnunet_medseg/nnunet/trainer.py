@@ -38,7 +38,7 @@ from nnunet_medseg.budget.overhead import Allowance
 from nnunet_medseg.budget.recipe import STOCK_OVERSAMPLING, Recipe
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, DivergedError, TrainingError
-from nnunet_medseg.hardware import Device, core_count, free_memory_bytes
+from nnunet_medseg.hardware import Device, core_count, free_memory_bytes, freed_memory_kept
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
@@ -236,6 +236,7 @@ class BudgetedTrainer(nnUNetTrainer):
 
     # --- the loop ------------------------------------------------------------------------------
 
+    @freed_memory_kept()
     def run_training(
         self,
         on_iteration: Callable[[float], None] = lambda _: None,
