@@ -10,16 +10,15 @@
 DATASET is a name of bench/datasets.py, or a folder of patient folders with `train.*` and
 `validate.*` labels. `ours` is one whole command a budget, and so is `folds`, with `-f cv`: the
 patients that train are cut into five folds, which share the minutes, and the ensemble of the five
-segments those held out. `stock` is one run of nnU-Net's own
-trainer with its own plans, whose weights are evaluated at each of the minutes with the clock
-stopped: its schedule does not know when it ends. `stock_1epoch` is nnU-Net's own short trainer, one
-epoch of 250 steps, however long that takes; `stock_10000epochs` plans for ten times as many epochs
-as stock, which in few epochs is the same. All are scored on whole held-out images on their own grid
-by the same code. Each result is one line in bench/results/budget.jsonl; `table` prints those of a
-device, for each dataset, trainer and number of minutes those of the last day, and draws
-docs/images/budget.svg from those of the CPU, of datasets with a run of stock. Lines of CPUs that
-compute in bfloat16 and of others are apart: `--numbers float32` shows the others, of which nothing
-is drawn.
+segments those held out. `stock` is one run of nnU-Net's own trainer with its own plans, whose
+weights are evaluated at each of the minutes with the clock stopped: its schedule does not know when
+it ends. `stock_1epoch` is nnU-Net's own short trainer, one epoch of 250 steps, however long that
+takes; `stock_10000epochs` plans for ten times as many epochs as stock, which in few epochs is the
+same. All are scored on whole held-out images on their own grid by the same code. Each result is one
+line in bench/results/budget.jsonl; `table` prints those of a device, for each dataset, trainer and
+number of minutes those of the last day, and draws docs/images/budget.svg from those of the CPU, of
+datasets with a run of stock. Lines of CPUs that compute in bfloat16 and of others are apart:
+`--numbers float32` shows the others, of which nothing is drawn.
 
 All take `--device cuda`, and `--results FILE` for another file of lines. With `--as_cores N` the
 time of stock on a CPU is not that of a clock on the wall, but of the computing of its process,
@@ -187,7 +186,7 @@ def train_here(
     name, known = name_and_options(dataset)
     copy_dataset(dataset, root / "in" / name)
     for patient in (root / "in" / name).iterdir():
-        if keep is not None and not any(patient.glob(f"{keep}.*")):
+        if keep is not None and patient.is_dir() and not any(patient.glob(f"{keep}.*")):
             shutil.rmtree(patient)
     command = [sys.executable, *start, "train", str(root / "in"), str(root / "out")]
     fixed = {"dataset_name": "Bench", "time": minutes, "work_dir": root / "work"}

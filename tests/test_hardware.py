@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from pages import PAGES, only_with_glibc
 
 from nnunet_medseg import hardware
 from nnunet_medseg.errors import UsageError
@@ -19,6 +22,8 @@ from nnunet_medseg.hardware import (
     core_count,
     free_disk_bytes,
     free_memory_bytes,
+    freed_memory_kept,
+    give_memory_back,
     workers_for,
 )
 
@@ -158,32 +163,69 @@ def test_bfloat16_is_fast_where_the_cpu_has_instructions_for_it(
     assert choose_device("cpu").has_fast_bf16 is is_fast
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
-def test_memory_that_is_freed_is_kept_for_the_next_step_and_given_back_at_the_end():
-    # In a process of its own: how glibc keeps memory depends on what was freed before.
-    script = """if True:
-        import psutil, resource
-        from nnunet_medseg.hardware import freed_memory_kept
+# Each in a process of its own: what glibc keeps depends on what was freed before.
 
-        def pages_of_a_step():
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-            blocks = [bytes([1]) * (16 << 20) for _ in range(10)]
-            del blocks
-            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-        def held_mb():
-            return psutil.Process().memory_info().rss / 1e6
-
-        pages_of_a_step()
-        print(pages_of_a_step())
-        with freed_memory_kept():
-            pages_of_a_step()
-            print(pages_of_a_step(), held_mb())
-        print(held_mb())
-    """
+def print_from_python(*lines: str) -> list[float]:
+    """Run lines that print numbers in a fresh process."""
+    script = "\n".join(
+        (
+            "import psutil",
+            "from pages import pages_of_a_step",
+            "from nnunet_medseg.hardware import freed_memory_kept, give_memory_back",
+            "def held_mb(): return psutil.Process().memory_info().rss / 1e6",
+            *lines,
+        )
+    )
+    search = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     printed = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, check=True, text=True
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": search},
+        capture_output=True,
+        check=True,
+        text=True,
     ).stdout
-    pages_before, pages, held_mb, held_after_mb = map(float, printed.split())
-    assert pages < pages_before / 10
+    return [float(word) for word in printed.split()]
+
+
+@only_with_glibc
+def test_memory_that_is_freed_is_kept_for_the_next_step_and_given_back_at_the_end():
+    first, second, held_mb, held_after_mb, after = print_from_python(
+        "with freed_memory_kept():",
+        "    print(pages_of_a_step(), pages_of_a_step(), held_mb())",
+        "print(held_mb())",
+        "pages_of_a_step()",
+        "print(pages_of_a_step())",
+    )
+    assert first > PAGES / 2
+    assert second < PAGES / 10
     assert held_after_mb < held_mb - 140
+    # From here on as before.
+    assert after > PAGES / 2
+
+
+@only_with_glibc
+def test_memory_that_is_kept_is_given_back_after_an_error_and_when_asked():
+    held_mb, asked_mb, held_again_mb, failed_mb = print_from_python(
+        "try:",
+        "    with freed_memory_kept():",
+        "        pages_of_a_step()",
+        "        print(held_mb())",
+        "        give_memory_back()",
+        "        print(held_mb())",
+        "        pages_of_a_step()",
+        "        print(held_mb())",
+        "        raise ValueError",
+        "except ValueError:",
+        "    print(held_mb())",
+    )
+    assert asked_mb < held_mb - 140
+    assert failed_mb < held_again_mb - 140
+
+
+def test_without_glibc_nothing_is_changed(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(hardware, "ctypes", None)
+
+    with freed_memory_kept():
+        give_memory_back()

@@ -23,6 +23,7 @@ __all__ = [
     "free_disk_bytes",
     "free_memory_bytes",
     "freed_memory_kept",
+    "give_memory_back",
     "held_memory_bytes",
     "workers_for",
 ]
@@ -32,10 +33,10 @@ CGROUP_USAGE = Path("/sys/fs/cgroup/memory.current")
 CGROUP_STATISTICS = Path("/sys/fs/cgroup/memory.stat")
 USABLE_SHARE = 0.7  # of the free memory; the rest is for the main process and the system
 
-# Of mallopt(3), from malloc.h of glibc. 32 MiB is the most that it takes on 64 bits.
+# Of mallopt(3), from malloc.h of glibc. 32 MiB is the most that every glibc takes on 64 bits.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT_BYTES = 32 << 20
-MAX_INT = (1 << 31) - 1
+NEVER = -1
 
 
 @dataclass(frozen=True)
@@ -93,22 +94,33 @@ def freed_memory_kept() -> Iterator[None]:
     """Let glibc keep the memory that is freed within, and give it back at the end.
 
     A step of a training takes and frees the same memory as the last one. By itself glibc gives much
-    of it back to the system each time, which clears every page when it is taken again: some
-    twentieth of a step (docs/concepts/budget.md). Single blocks of more than 32 MiB are given back
-    all the same. Without glibc nothing is changed.
+    of it back to the system each time, which clears every page when it is taken again
+    (docs/concepts/budget.md). Single blocks of more than 32 MiB may be given back all the same.
+
+    Not to be nested. What glibc would learn by itself about large blocks stays switched off after
+    it, at the values where that ends. Without glibc nothing is changed.
     """
-    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-    if libc is None:
-        yield
-        return
-    libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
-    libc.mallopt(M_TRIM_THRESHOLD, MAX_INT)
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, NEVER)
     try:
         yield
     finally:
-        # Twice the largest block: where glibc's own rule arrives by itself.
-        libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT_BYTES)
+        if libc is not None:
+            libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT_BYTES)
+        give_memory_back()
+
+
+def give_memory_back() -> None:
+    """Let glibc give the system what has been freed and kept; without glibc nothing is done."""
+    libc = _glibc()
+    if libc is not None:
         libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def free_disk_bytes(folder: Path) -> int:

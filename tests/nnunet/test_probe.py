@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from pages import PAGES, only_with_glibc, pages_of_a_step
 from tiny_model import CPU, DESCRIPTION
 from tiny_training import CONFIGURATION, make_setup, make_training_plans
 
@@ -120,6 +121,22 @@ def test_short_steps_are_repeated_until_one_runs_undisturbed(training_folder, mo
     turn_clock(monkeypatch, [0.2] * 4 + [0.1] + [0.2] * 20)
 
     assert measure(training_folder) == pytest.approx(0.1)
+
+
+@only_with_glibc
+def test_steps_are_measured_with_the_memory_of_the_steps_before(training_folder, monkeypatch):
+    pages: list[int] = []
+
+    def step(*_) -> dict:
+        pages.append(pages_of_a_step())
+        return {"loss": np.float32(1.0)}
+
+    monkeypatch.setattr(BudgetedTrainer, "train_step", step)
+
+    measure(training_folder)
+
+    # The first takes it from the system.
+    assert np.median(pages) < PAGES / 10
 
 
 @pytest.mark.parametrize(

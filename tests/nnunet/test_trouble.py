@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from pages import PAGES, only_with_glibc, pages_of_a_step
 from tiny_training import make_setup, make_tiny_trainer, weights_of, wrap_step
 
 from nnunet_medseg.budget.clock import TrainingClock
@@ -1114,3 +1115,24 @@ def test_without_augmentation_a_patch_is_the_middle_of_what_was_cut(is_flat):
         found = augmentation(image=image.clone(), segmentation=(image > 0.5).to(torch.int16))
 
         assert torch.equal(found["image"], image[:, depth, 4:20, 4:20])
+
+
+# --- memory between steps -------------------------------------------------------------------------
+
+
+@only_with_glibc
+def test_a_step_takes_the_memory_that_the_one_before_has_freed(training_folder):
+    trainer = make_trainer(training_folder)
+    pages: list[int] = []
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        pages.append(pages_of_a_step())
+        return own(batch)
+
+    wrap_step(trainer, step)
+
+    train(trainer)
+
+    assert len(pages) == ASKED_S
+    # The first takes it from the system.
+    assert np.median(pages) < PAGES / 10

@@ -38,7 +38,13 @@ from nnunet_medseg.budget.overhead import Allowance
 from nnunet_medseg.budget.recipe import STOCK_OVERSAMPLING, Recipe
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, DivergedError, TrainingError
-from nnunet_medseg.hardware import Device, core_count, free_memory_bytes, freed_memory_kept
+from nnunet_medseg.hardware import (
+    Device,
+    core_count,
+    free_memory_bytes,
+    freed_memory_kept,
+    give_memory_back,
+)
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import loader_count, scrub
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
@@ -299,6 +305,8 @@ class BudgetedTrainer(nnUNetTrainer):
     ) -> None:
         patch = self._due_patch()
         self._take_patch(patch)
+        # What earlier steps have left: the processes that are started now would hold on to it.
+        give_memory_back()
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
         while self._goes_on() and patch == self._due_patch():
             losses = self._run_iterations(self._next_iterations(), on_iteration, should_stop)
