@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from pages import PAGES, only_with_glibc
+from page_faults import PAGES, only_with_glibc
 
 from nnunet_medseg import hardware
 from nnunet_medseg.errors import UsageError
@@ -171,7 +171,7 @@ def print_from_python(*lines: str) -> list[float]:
     script = "\n".join(
         (
             "import psutil",
-            "from pages import pages_of_a_step",
+            "from page_faults import pages_of_a_step",
             "from nnunet_medseg.hardware import freed_memory_kept, give_memory_back",
             "def held_mb(): return psutil.Process().memory_info().rss / 1e6",
             *lines,

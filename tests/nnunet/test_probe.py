@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from pages import PAGES, only_with_glibc, pages_of_a_step
+from page_faults import PAGES, only_with_glibc, pages_of_a_step
 from tiny_model import CPU, DESCRIPTION
 from tiny_training import CONFIGURATION, make_setup, make_training_plans
 

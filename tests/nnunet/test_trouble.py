@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from pages import PAGES, only_with_glibc, pages_of_a_step
+from page_faults import PAGES, only_with_glibc, pages_of_a_step
 from tiny_training import make_setup, make_tiny_trainer, weights_of, wrap_step
 
 from nnunet_medseg.budget.clock import TrainingClock
