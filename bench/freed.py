@@ -95,7 +95,7 @@ def measure(is_kept: bool) -> dict[str, Any]:
             name = f"{shape or 'volumes '}width {width:g}"
             with freed_memory_kept() if is_kept else nullcontext():
                 plans[name] = time_steps(plan, setup)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 // 10**6  # of KiB
     numbers = "bfloat16" if device.has_fast_bf16 else "float32"
     return {"plans": plans, "peak_mb": peak_mb, "numbers": numbers}
 
