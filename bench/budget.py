@@ -16,9 +16,9 @@ it ends. `stock_1epoch` is nnU-Net's own short trainer, one epoch of 250 steps, 
 takes; `stock_10000epochs` plans for ten times as many epochs as stock, which in few epochs is the
 same. All are scored on whole held-out images on their own grid by the same code. Each result is one
 line in bench/results/budget.jsonl; `table` prints those of a device, for each dataset, trainer and
-number of minutes those of the last day, and draws docs/images/budget.svg from those of the CPU, of
-datasets with a run of stock. Lines of CPUs that compute in bfloat16 and of others are apart:
-`--numbers float32` shows the others, of which nothing is drawn.
+number of minutes those of the last day. CPUs of different instructions are never in one table:
+`--cpu` is avx2, avx512_bf16 or amx_bf16, else that of the last line. `--figure` draws
+docs/images/budget.svg from the table, of datasets with a run of stock.
 
 All take `--device cuda`, and `--results FILE` for another file of lines. With `--as_cores N` the
 time of stock on a CPU is not that of a clock on the wall, but of the computing of its process,
@@ -55,10 +55,25 @@ from nnunet_medseg.run_folder import DATASET_NAME
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "budget.jsonl"
 STOCK_EPOCHS = {"stock": 1000, "stock_1epoch": 1, "stock_10000epochs": 10_000}
+CPUS = ("avx2", "avx512_bf16", "amx_bf16")  # each is faster than the one before
 FIGURE = HERE.parent / "docs" / "images" / "budget.svg"
+
+# Lines by dataset, trainer and minutes.
+Runs = dict[tuple[str, str, float], list[dict[str, Any]]]
 
 
 def main() -> None:
+    given = read_command()
+    if given.what == "table":
+        runs = newest_runs(read_lines(given.device, given.cpu, given.results))
+        show(runs)
+        if given.figure:
+            draw(runs)
+    else:
+        measure(given)
+
+
+def read_command() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("ours", "folds", *STOCK_EPOCHS, "table"))
     parser.add_argument("dataset", nargs="?")
@@ -66,14 +81,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plan", default="auto")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--numbers", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--cpu", choices=CPUS, help="the CPU of a table")
+    parser.add_argument("--figure", action="store_true", help="draw the table too")
     parser.add_argument("--as_cores", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--inside", action="store_true", help="in the process of stock nnU-Net")
-    given = parser.parse_args()
-    if given.what == "table":
-        show(given.device, given.numbers, given.results)
-        return
+    return parser.parse_args()
+
+
+def measure(given: argparse.Namespace) -> None:
+    """Add the lines that the command asks for."""
     usual = {"ours": "1,2,5,10", "folds": "10"}.get(given.what, "1,2,5,10,20")
     minutes = [float(text) for text in (given.minutes or usual).split(",")]
     if given.what == "ours":
@@ -96,12 +113,19 @@ def add(record: dict[str, Any], results: Path) -> None:
     if record.get("device", "cpu") == "cpu":
         # What the machine can; stock computes in float32 on every CPU.
         record["numbers"] = "bfloat16" if choose_device("cpu").has_fast_bf16 else "float32"
+        record["cpu"] = best_instructions()
     record["date"] = time.strftime("%Y-%m-%d")
     results.parent.mkdir(exist_ok=True)
     with results.open("a", encoding="utf-8") as lines:
         lines.write(json.dumps(record, sort_keys=True) + "\n")
     shown = {key: value for key, value in record.items() if key != "cases"}
     print(json.dumps(shown, sort_keys=True), flush=True)
+
+
+def best_instructions() -> str:
+    """Return which of `CPUS` this machine is, or nothing."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return next((kind for kind in reversed(CPUS) if kind in flags), "")
 
 
 def name_and_options(dataset: str) -> tuple[str, dict[str, str]]:
@@ -407,16 +431,20 @@ def evaluate(model: Any, raw: Path, kind: str) -> dict[str, Any]:
 # --- table and figure --------------------------------------------------------------------------
 
 
-def show(device: str, numbers: str, results: Path) -> None:
+def read_lines(device: str, cpu: str | None, results: Path) -> list[dict[str, Any]]:
+    """Return the lines of a device, in the order of their days."""
     every = [json.loads(line) for line in results.read_text().splitlines()]
-    lines = [
-        line
-        for line in every
-        if line.get("device", "cpu") == device
-        and (device == "cuda" or line.get("numbers", "bfloat16") == numbers)
-    ]
+    lines = [line for line in every if line.get("device", "cpu") == device]
+    if device == "cpu":
+        cpu = cpu or lines[-1]["cpu"]
+        lines = [line for line in lines if line["cpu"] == cpu]
+        print(f"CPU with {cpu}")
     # The machine of the last day counts, and of a day the clock on the wall.
-    lines.sort(key=lambda line: (line["date"], line.get("clock") != "work"))
+    return sorted(lines, key=lambda line: (line["date"], line.get("clock") != "work"))
+
+
+def newest_runs(lines: list[dict[str, Any]]) -> Runs:
+    """Return those of the last day, by dataset, trainer and minutes."""
     # Of ours, those that are trained as it trains now: as the last one was.
     ours = [line["recipe"] for line in lines if line["what"] == "ours"]
     now = ours[-1] if ours else None
@@ -430,10 +458,13 @@ def show(device: str, numbers: str, results: Path) -> None:
     for key, line in newest.items():
         found[key[:3]].append(line)
     # Other seeds of an earlier day are of another program, or of another machine.
-    runs = {
+    return {
         key: [line for line in group if line["date"] == max(each["date"] for each in group)]
         for key, group in found.items()
     }
+
+
+def show(runs: Runs) -> None:
     print("| dataset | minutes | stock | ours | difference, paired by case (95 %) | faster |")
     print("| --- | --- | --- | --- | --- | --- |")
     for dataset in dict.fromkeys(key[0] for key in runs):
@@ -443,12 +474,26 @@ def show(device: str, numbers: str, results: Path) -> None:
     for (dataset, what, minutes), group in runs.items():
         if what not in ("stock", "ours"):
             print(f"{what}, {dataset}, {minutes:g} minutes: {described(group)}")
-    print("†: by the computing of the process, with --as_cores")
-    if device == "cpu" and numbers == "bfloat16":
-        draw(runs)
+    print("†: by the computing of the process, with --as_cores\n")
+    print(
+        "| dataset | asked for | seed | training ended at | plan | in steps, of that waiting "
+        "| peak memory |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for (dataset, what, minutes), group in sorted(runs.items()):
+        for line in group if what == "ours" else []:
+            print(f"| {dataset} | {60 * minutes:g} s | {line['seed']} | {described_course(line)} |")
 
 
-def row(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float) -> None:
+def described_course(line: dict[str, Any]) -> str:
+    """Return how a training of ours went, in cells."""
+    waiting = line["waiting"] / line["in_steps"]
+    shares = f"{line['in_steps']:.1%}, {waiting:.1%}"
+    size = line["planned"]["size"]
+    return f"{line['used_s']:.1f} s | {size} | {shares} | {line['peak_mb'] / 1000:.1f} GB"
+
+
+def row(runs: Runs, dataset: str, minutes: float) -> None:
     stock, ours = (runs.get((dataset, what, minutes), []) for what in ("stock", "ours"))
     cells = [described(stock), described(ours), "", ""]
     if stock and ours:
@@ -475,13 +520,15 @@ def paired(ours: list[dict[str, Any]], stock: list[dict[str, Any]]) -> str:
 
     first, second = means(ours), means(stock)
     differences = np.array([first[case] - second[case] for case in first])
+    # A case without a label has no Dice.
+    differences = differences[np.isfinite(differences)]
     rng = np.random.default_rng(0)
     draws = rng.choice(differences, (2000, len(differences))).mean(axis=1)
     low, high = np.percentile(draws, (2.5, 97.5))
     return f"{differences.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def faster(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float, dice: float) -> str:
+def faster(runs: Runs, dataset: str, minutes: float, dice: float) -> str:
     """Return how many times as long stock takes to the Dice that ours has at these minutes."""
     line = sorted(
         (key[2], statistics.mean(run["dice"] for run in found))
@@ -490,6 +537,8 @@ def faster(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float, 
     )
     if not line:
         return ""
+    if line[-1][0] < minutes and line[-1][1] < dice:
+        return "stock not run as long"
     for (before, low), (after, high) in zip([(0.0, 0.0), *line], line, strict=False):
         if high >= dice:
             at = before + (after - before) * (dice - low) / (high - low)
@@ -497,7 +546,7 @@ def faster(runs: dict[Any, list[dict[str, Any]]], dataset: str, minutes: float, 
     return f"more than {line[-1][0] / minutes:.0f} times"
 
 
-def draw(runs: dict[Any, list[dict[str, Any]]]) -> None:
+def draw(runs: Runs) -> None:
     from matplotlib import pyplot
 
     datasets = list(dict.fromkeys(key[0] for key in runs if key[1] == "stock"))

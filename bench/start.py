@@ -6,7 +6,8 @@ their files and write dataset.json is not counted. Run in turn, A B A B.
 
     .venv/bin/python bench/start.py DATASET [ROUNDS]
 
-DATASET is a folder of patient folders. One JSON line a round is added to bench/start.jsonl.
+DATASET is a folder of patient folders. One JSON line a round is added to bench/start.jsonl, with
+the seconds of each of our stages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
@@ -103,13 +105,18 @@ def time_stock(source: Path, folder: Path) -> dict[str, float]:
     return {"prepare_s": planned - started, "first_step_s": time.monotonic() - planned}
 
 
-def time_ours(source: Path, folder: Path) -> dict[str, float]:
+def time_ours(source: Path, folder: Path) -> dict[str, Any]:
     shutil.copytree(source, folder / "Input_nnUNet_train" / "Bench")
     script = folder / "step.py"
     script.write_text(OUR_STEP)
     started = time.monotonic()
     run([sys.executable, str(script), str(folder)], {})
-    return {"total_s": time.monotonic() - started}
+    total_s = time.monotonic() - started
+    (journal,) = folder.rglob("journal.json")
+    stages = {
+        stage["name"]: stage["seconds"] for stage in json.loads(journal.read_text())["stages"]
+    }
+    return {"total_s": total_s, "stages": stages}
 
 
 def run(command: list[str], settings: dict[str, str]) -> None:

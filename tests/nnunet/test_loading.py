@@ -24,7 +24,7 @@ class Numbers:
 
     def __next__(self) -> dict[str, int]:
         self.number += 1
-        return {"number": self.number}
+        return {"number": self.number, "process": os.getpid()}
 
 
 @pytest.fixture
@@ -42,6 +42,29 @@ def exhaust(workers: PatchWorkers) -> None:
 
 def test_batches_come_in_order_from_one_process(workers):
     assert [next(workers)["number"] for _ in range(5)] == [1, 2, 3, 4, 5]
+
+
+def test_added_processes_load_too_and_end_with_the_others(workers):
+    next(workers)
+
+    workers.add([1, 2])
+
+    loading, until_s = set(), time.monotonic() + 60
+    while len(loading) < 3 and time.monotonic() < until_s:
+        loading.add(next(workers)["process"])
+    assert loading == {process.pid for process in multiprocessing.active_children()}
+    workers.stop()
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_added_process_that_is_killed_is_an_error_too(workers):
+    next(workers)
+    workers.add([1])
+    os.kill(workers._processes[-1].pid, signal.SIGKILL)
+
+    with pytest.raises(LoadingError):
+        exhaust(workers)
 
 
 # The thread of batchgenerators that watches the processes says so by an error of its own.

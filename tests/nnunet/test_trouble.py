@@ -11,6 +11,7 @@ import math
 import multiprocessing
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from nnunet_medseg.budget.clock import TrainingClock
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, TrainingError
+from nnunet_medseg.nnunet import environment
 from nnunet_medseg.nnunet.history import Epoch, read_history
-from nnunet_medseg.nnunet.loading import LoadingError
+from nnunet_medseg.nnunet.loading import LoadingError, PatchWorkers
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer, weaken
 from nnunet_medseg.nnunet.weights import read_checkpoint, write_checkpoint
 from nnunet_medseg.report.tracker import Tracker
@@ -831,6 +833,110 @@ def test_workers_that_are_killed_again_and_again_end_the_training_with_the_fix(t
     assert "memory" in stopped.value.fix
 
 
+def let_steps_wait(
+    trainer: BudgetedTrainer, monkeypatch: pytest.MonkeyPatch, *, until: int = 1000
+) -> list[int]:
+    """Let steps wait a tenth of a second for their patches; return how many cut those of each."""
+    counts: list[int] = []
+    load = PatchWorkers.__next__
+
+    def slowly(workers: PatchWorkers) -> Any:
+        batch = load(workers)
+        counts.append(len(workers._processes))
+        return batch
+
+    monkeypatch.setattr(PatchWorkers, "__next__", slowly)
+    trainer.clock = type(trainer.clock)(
+        ASKED_S, now=lambda: trainer.progress.iterations + min(len(counts), until) / 10
+    )
+    return counts
+
+
+@WITH_WORKERS
+def test_steps_that_wait_for_patches_get_more_processes_that_cut_them(training_folder, monkeypatch):
+    monkeypatch.setattr(environment, "core_count", lambda: 3)
+    trainer = make_trainer(training_folder, has_workers=True)
+    counts = let_steps_wait(trainer, monkeypatch)
+
+    train(trainer)
+
+    assert list(dict.fromkeys(counts)) == [1, 2, 3]
+    assert trainer.loaders == 3
+    assert multiprocessing.active_children() == []
+
+
+@WITH_WORKERS
+def test_one_epoch_that_waited_brings_no_more_processes(training_folder, monkeypatch):
+    monkeypatch.setattr(environment, "core_count", lambda: 3)
+    trainer = make_trainer(training_folder, has_workers=True)
+    # The first two epochs, of which the first does not count.
+    counts = let_steps_wait(trainer, monkeypatch, until=8)
+
+    train(trainer)
+
+    assert set(counts) == {1}
+
+
+@WITH_WORKERS
+def test_a_full_memory_brings_no_more_processes(training_folder, monkeypatch):
+    monkeypatch.setattr(environment, "core_count", lambda: 3)
+    monkeypatch.setattr("nnunet_medseg.nnunet.trainer.free_memory_bytes", lambda: 3e9)
+    trainer = make_trainer(training_folder, has_workers=True)
+    counts = let_steps_wait(trainer, monkeypatch)
+
+    train(trainer)
+
+    assert set(counts) == {1}
+
+
+@WITH_WORKERS
+def test_a_training_goes_on_when_the_system_refuses_one_more_process(training_folder, monkeypatch):
+    monkeypatch.setattr(environment, "core_count", lambda: 3)
+    trainer = make_trainer(training_folder, has_workers=True)
+    counts = let_steps_wait(trainer, monkeypatch)
+    start, refused = multiprocessing.Process.start, []
+
+    def refuse(process: Any) -> None:
+        if len(counts) > 8 and not refused:
+            refused.append(process)
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+        start(process)
+
+    monkeypatch.setattr(multiprocessing.Process, "start", refuse)
+
+    (said,) = train(trainer).troubles
+
+    assert said == (
+        "a process that loads patches cannot be started (Cannot allocate memory); "
+        "going on with new ones"
+    )
+    assert set(counts) == {1}
+    assert trainer.clock.used_s >= ASKED_S
+
+
+@WITH_WORKERS
+def test_after_one_that_was_killed_there_are_no_more_processes_than_at_first(
+    training_folder, monkeypatch
+):
+    monkeypatch.setattr(environment, "core_count", lambda: 3)
+    trainer = make_trainer(training_folder, has_workers=True)
+    counts = let_steps_wait(trainer, monkeypatch)
+    killed: list[int] = []
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        workers = trainer.dataloader_train
+        if len(workers._processes) == 3 and not killed:
+            killed.append(trainer.progress.iterations)
+            workers._processes[-1].kill()
+            workers._processes[-1].join()
+        return own(batch)
+
+    wrap_step(trainer, step)
+
+    assert len(train(trainer).troubles) == 1
+    assert [count for count, _ in groupby(counts)] == [1, 2, 3, 1]
+
+
 # --- averaging ---------------------------------------------------------------------------------
 
 
@@ -903,8 +1009,10 @@ def test_the_average_is_over_a_share_of_the_steps_so_far(training_folder):
     train(trainer)
 
     expected = steps[0]
-    for number, weights in enumerate(steps):
-        expected = expected + (weights - expected) / (1 + 0.3 * number)
+    # Every fourth, for the other three too.
+    for number, weights in list(enumerate(steps))[::4]:
+        left = (1 - 1 / (1 + 0.3 * number)) ** 4
+        expected = left * expected + (1 - left) * weights
     torch.testing.assert_close(trainer.average[0].double(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -996,6 +1104,17 @@ def test_weights_decay_as_fast_as_the_recipe_says(training_folder, optimizer):
     lost = rate * 0.5 * (1.9 if optimizer == "sgd" else 1.0)
     for weight, was in zip(trainer.network.parameters(), before, strict=True):
         torch.testing.assert_close(weight.detach(), (1 - lost) * was)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_on_a_gpu_one_kernel_steps_all_weights(training_folder, optimizer):
+    trainer = make_ready_trainer(training_folder, optimizer=optimizer)
+    assert not trainer.optimizer.defaults["fused"]
+
+    trainer.device = torch.device("cuda")
+    on_a_gpu, _ = trainer.configure_optimizers()
+
+    assert on_a_gpu.defaults["fused"]
 
 
 # --- patches that are centred on a label --------------------------------------------------------

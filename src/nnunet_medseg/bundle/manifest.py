@@ -75,7 +75,8 @@ class TrainingFacts(_Record):
 
     The planned time is less than what was asked for when a deadline left less. What ended the
     training early is "Ctrl-C", "SIGTERM", "the deadline", or empty. Folds that diverged are left
-    out of the model.
+    out of the model. Threads trained, loaders are the processes that cut patches at the end, the
+    most of all folds; channels last is how features lay in memory. Older programs wrote none.
     """
 
     asked_s: float
@@ -96,6 +97,9 @@ class TrainingFacts(_Record):
     setbacks: int = 0
     diverged_folds: int = 0
     hardware: str = ""
+    threads: int | None = None
+    loaders: int | None = None
+    channels_last: bool | None = None
 
 
 class CurveFacts(_Record):

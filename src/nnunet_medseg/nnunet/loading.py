@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from collections.abc import Iterable
 from multiprocessing.sharedctypes import RawValue
 from queue import Empty
 from queue import Queue as ThreadQueue
@@ -61,12 +62,7 @@ class PatchWorkers(NonDetMultiThreadedAugmenter):
         self._queue: Any = multiprocessing.Queue(self.num_cached)
         self.results_loop_queue: ThreadQueue[Any] = ThreadQueue(self.num_cached)
         self.abort_event, self.pause_event = _Flag(), _Flag()
-        flags = (self.abort_event, self.pause_event, self.wait_time)
-        for number, seed in enumerate(self.seeds):
-            work = (self._queue, self.generator, self.transform, number, seed, *flags)
-            process = multiprocessing.Process(target=producer, args=work, daemon=True)
-            self._processes.append(process)
-            process.start()
+        self.add(self.seeds)
         gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
         queues = (self._queue, self.results_loop_queue)
         rest = (self.abort_event, self.pin_memory, self._processes, gpu, self.wait_time)
@@ -75,6 +71,25 @@ class PatchWorkers(NonDetMultiThreadedAugmenter):
         )
         self.results_loop_thread.start()
         self.initialized = True
+
+    def add(self, seeds: Iterable[int]) -> None:
+        """Start more processes beside those that there are, one with each seed.
+
+        Raises:
+            LoadingError: When the system refuses one.
+        """
+        flags = (self.abort_event, self.pause_event, self.wait_time)
+        for seed in seeds:
+            number = len(self._processes)
+            work = (self._queue, self.generator, self.transform, number, seed, *flags)
+            process = multiprocessing.Process(target=producer, args=work, daemon=True)
+            try:
+                process.start()
+            except OSError as error:
+                problem = f"a process that loads patches cannot be started ({error.strerror})"
+                raise LoadingError(problem) from error
+            # Not before: the thread that watches takes what has not been started for dead.
+            self._processes.append(process)
 
     def __next__(self) -> Any:
         """Return the next batch.

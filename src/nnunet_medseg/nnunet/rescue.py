@@ -55,6 +55,11 @@ class Rescue:
         for name, tensor in state.items():
             self._weights[name].copy_(tensor)
 
+    @property
+    def held_bytes(self) -> int:
+        """How much memory the copy takes."""
+        return sum(tensor.nbytes for tensor in (self._weights or {}).values())
+
     def restore(self, network: torch.nn.Module) -> None:
         """Put the kept weights back."""
         if self._weights is not None:

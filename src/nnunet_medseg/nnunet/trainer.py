@@ -46,7 +46,7 @@ from nnunet_medseg.hardware import (
     give_memory_back,
 )
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
-from nnunet_medseg.nnunet.environment import loader_count, scrub
+from nnunet_medseg.nnunet.environment import enough_loaders, loader_count, scrub
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
 from nnunet_medseg.nnunet.layout import lay_channels_last
 from nnunet_medseg.nnunet.loading import LoadingError, PatchWorkers
@@ -70,7 +70,8 @@ __all__ = [
     "will_compile",
 ]
 
-CACHE_SHARE = 0.25  # of the free memory, for unpacked cases
+CACHE_SHARE = 0.25  # of the free memory, for unpacked cases, and for more processes that cut
+LOADER_BYTES = 1e9  # a process that cuts patches; of small ones it holds a third of that
 UNPACKING_SHARE = 0.01  # of the time
 UNPACKED_BYTES_A_S = 3e8  # one thread, measured: 4e8 and more on a 2-core machine
 
@@ -87,6 +88,8 @@ MAX_LOADING_FAILURES = 3  # a process that dies again and again has a reason
 # nnU-Net's loss leaves the coarsest output out, and divides by the weights of the others
 # (nnUNetTrainer.py of 2.8.1, _build_loss): with two stages there is no other, and the loss is 0/0.
 MIN_SUPERVISED_STAGES = 3
+# Steps. In each step it took 1 to 2 % of the time of plans for slices, on two cores with bfloat16.
+AVERAGED_EVERY = 4
 DICE_MEMORY = 0.7  # weight of the past in the shown Dice, which few patches make jump
 
 
@@ -219,6 +222,8 @@ class BudgetedTrainer(nnUNetTrainer):
         self.average: list[torch.Tensor] | None = None
         self._last: list[torch.Tensor] | None = None
         self.is_cut_off = False
+        self.loaders = loader_count(setup.device)
+        self._waited_shares: list[float] = []  # of the epochs since they were started
         self._loading_failures = 0
         # The patch of the plan, or what the memory has room for.
         self._whole_patch = [int(side) for side in self.configuration_manager.patch_size]
@@ -233,12 +238,15 @@ class BudgetedTrainer(nnUNetTrainer):
         use_all_cores(setup.device)
         if setup.threads is not None:
             torch.set_num_threads(min(setup.threads, core_count()))
+        self.threads = torch.get_num_threads()
         self.dataset_class = PreprocessedCases
 
     @property
-    def threads(self) -> int:
-        """How many threads compute in this process."""
-        return torch.get_num_threads()
+    def state_bytes(self) -> int:
+        """What is held of weights beside them: momentum, average and the last good ones."""
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        held = [*(self.average or []), *filter(torch.is_tensor, states)]
+        return sum(tensor.nbytes for tensor in held) + self.rescue.held_bytes
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -308,7 +316,9 @@ class BudgetedTrainer(nnUNetTrainer):
         # What earlier steps have left: the processes that are started now would hold on to it.
         give_memory_back()
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
+        self._waited_shares.clear()
         while self._goes_on() and patch == self._due_patch():
+            self._add_loaders()
             losses = self._run_iterations(self._next_iterations(), on_iteration, should_stop)
             if self._is_exploded(losses):
                 on_trouble(self._go_back())
@@ -356,6 +366,8 @@ class BudgetedTrainer(nnUNetTrainer):
     def _load_again(self, error: LoadingError) -> str:
         """Return what to tell the user, unless it happened too often."""
         self._loading_failures += 1
+        # Most likely for want of memory, of which each takes some.
+        self.loaders = loader_count(self.setup.device)
         if self._loading_failures > MAX_LOADING_FAILURES:
             problem = f"In training, {error}, {self._loading_failures} times."
             fix = (
@@ -459,6 +471,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.stepping_s += sum(times)
         waited_s = self.progress.waited_s - waited_before_s
         self.progress.waited_share = waited_s / sum(times) if waited_s else 0.0
+        self._waited_shares.append(self.progress.waited_share)
         is_probe, self.progress.is_measured = not self.progress.is_measured, True
         self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
         if is_probe and not self.is_cut_off:
@@ -513,6 +526,8 @@ class BudgetedTrainer(nnUNetTrainer):
         """Return the recipe's optimizer, and the rate that follows the clock."""
         recipe = self.setup.recipe
         weights = dict(self.network.named_parameters())
+        # One kernel for all weights; elsewhere as torch chooses.
+        fused = True if self.device.type == "cuda" else None
         optimizer: torch.optim.Optimizer
         if recipe.optimizer == "muon":
             filters = [weight for name, weight in weights.items() if is_filter(name, weight)]
@@ -526,7 +541,10 @@ class BudgetedTrainer(nnUNetTrainer):
             )
         elif recipe.optimizer == "adamw":
             optimizer = torch.optim.AdamW(
-                weights.values(), recipe.peak_rate, weight_decay=recipe.weight_decay
+                weights.values(),
+                recipe.peak_rate,
+                weight_decay=recipe.weight_decay,
+                fused=fused,
             )
         else:
             optimizer = torch.optim.SGD(
@@ -535,6 +553,7 @@ class BudgetedTrainer(nnUNetTrainer):
                 weight_decay=recipe.weight_decay,
                 momentum=recipe.momentum,
                 nesterov=True,
+                fused=fused,
             )
         return optimizer, _ClockedRate(optimizer, self._rate)
 
@@ -703,8 +722,10 @@ class BudgetedTrainer(nnUNetTrainer):
         weights: list[torch.Tensor] = list(self._bare_network().parameters())
         if self.average is None:
             self.average = [weight.detach().clone() for weight in weights]
-        share = 1.0 / (1.0 + self.setup.recipe.averaging * self.progress.iterations)
-        torch._foreach_lerp_(self.average, weights, share)
+        if self.progress.iterations % AVERAGED_EVERY == 0:
+            share = 1.0 / (1.0 + self.setup.recipe.averaging * self.progress.iterations)
+            # As much as that share in each of the steps since the last time.
+            torch._foreach_lerp_(self.average, weights, 1.0 - (1.0 - share) ** AVERAGED_EVERY)
 
     def use_average(self) -> None:
         """Put the running average in the place of the weights, if the recipe has one.
@@ -840,15 +861,12 @@ class BudgetedTrainer(nnUNetTrainer):
         )
 
     def _start_workers(self, loader: nnUNetDataLoader) -> PatchWorkers:
-        count = loader_count(self.setup.device)
-        # After an interruption other patches are to come, not the first ones again.
-        first = self.setup.seed + 1000 * self.current_epoch
         workers = PatchWorkers(
             data_loader=loader,
             transform=None,
-            num_processes=count,
-            num_cached=max(6, count // 2),
-            seeds=[first + number for number in range(count)],
+            num_processes=self.loaders,
+            num_cached=max(6, self.loaders // 2),
+            seeds=self._loader_seeds(self.loaders),
             pin_memory=self.device.type == "cuda",
             wait_time=0.002,
         )
@@ -858,6 +876,26 @@ class BudgetedTrainer(nnUNetTrainer):
             workers.stop()
             raise
         return workers
+
+    def _loader_seeds(self, count: int) -> list[int]:
+        # After an interruption other patches are to come, not the first ones again.
+        first = self.setup.seed + 1000 * self.current_epoch
+        return [first + number for number in range(count)]
+
+    def _add_loaders(self) -> None:
+        """Let more processes cut patches when steps waited for them, if the memory has room."""
+        workers, shares = self.dataloader_train, self._waited_shares
+        if self._loading_failures or len(shares) < 3 or not isinstance(workers, PatchWorkers):
+            return
+        # The first is left out: in it they have only begun to load ahead. One may be chance.
+        wanted = enough_loaders(self.loaders, min(shares[-2:]))
+        room = int(CACHE_SHARE * free_memory_bytes() / LOADER_BYTES)
+        count = min(wanted, self.loaders + room)
+        if count > self.loaders:
+            give_memory_back()
+            workers.add(self._loader_seeds(count)[self.loaders :])
+            self.loaders = count
+            shares.clear()
 
     def stop_workers(self) -> None:
         """End the processes that augment."""

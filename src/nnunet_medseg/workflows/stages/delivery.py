@@ -223,6 +223,9 @@ def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
         share_saving=total("checkpoints_s") / used_s,
         setbacks=int(total("setbacks")),
         hardware=describe_hardware(run.device),
+        threads=records[0].get("threads"),
+        loaders=max(record.get("loaders", 0) for record in records) or None,
+        channels_last=records[0].get("channels_last"),
     )
 
 

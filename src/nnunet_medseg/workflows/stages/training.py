@@ -203,11 +203,13 @@ def _begin_smaller(
 
 def _say_speed(trainer: Any) -> None:
     progress, used_s = trainer.progress, trainer.clock.used_s
+    loaders = "one process" if trainer.loaders == 1 else f"{trainer.loaders} processes"
     console.detail(
         f"{progress.iterations} iterations in {console.counted(trainer.current_epoch, 'epoch')}, "
         f"{progress.iterations / used_s:.2f} a second; {progress.stepping_s / used_s:.0%} of the "
-        f"time in steps, of that {progress.waited_s / progress.stepping_s:.1%} waiting for data; "
-        f"{trainer.cached_bytes / 1e6:.0f} MB of cases held in memory"
+        f"time in steps, of that {progress.waited_s / progress.stepping_s:.1%} waiting for data "
+        f"from {loaders}; held in memory: {trainer.cached_bytes / 1e6:.0f} MB of cases, "
+        f"{trainer.state_bytes / 1e6:.0f} MB of momentum, average and last good weights"
     )
 
 
@@ -348,6 +350,9 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
         "reference_s": reference_s,
         "reference_images": [str(path) for path in case.images],
         "memory_bytes": memory_bytes,
+        "threads": trainer.threads,
+        "loaders": trainer.loaders,
+        "channels_last": trainer.setup.channels_last,
     }
     write_json(training.folder.training_file, record)
 
