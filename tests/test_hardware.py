@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
+import signal
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -24,6 +26,7 @@ from nnunet_medseg.hardware import (
     free_memory_bytes,
     freed_memory_kept,
     give_memory_back,
+    kept_from_forks,
     workers_for,
 )
 
@@ -227,5 +230,48 @@ def test_without_glibc_nothing_is_changed(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(hardware, "ctypes", None)
 
-    with freed_memory_kept():
+    with freed_memory_kept(), kept_from_forks([(mmap.PAGESIZE, mmap.PAGESIZE)]):
         give_memory_back()
+
+
+# --- memory that a forked process does not hold -----------------------------------------------
+
+FORKED = (
+    "import os, torch",
+    "from nnunet_medseg.hardware import kept_from_forks",
+    # With whole pages and parts of pages, and less than a page.
+    "large, small = torch.ones(16 << 18), torch.ones(10)",
+    "blocks = [(large.data_ptr(), large.nbytes), (small.data_ptr(), small.nbytes)]",
+    "def in_a_fork(look):",
+    "    process = os.fork()",
+    "    if process == 0:",
+    "        os._exit(look())",
+    "    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])",
+    "def sum_of_large(): return int(large.sum() != large.numel())",
+    "def sum_of_small(): return int(small.sum() != small.numel())",
+)
+
+
+@only_with_glibc
+def test_what_is_kept_from_forks_is_not_there_in_a_fork_and_everything_else_is():
+    assert print_from_python(
+        *FORKED,
+        "torch.set_num_threads(1)",
+        "with kept_from_forks(blocks):",
+        "    print(in_a_fork(sum_of_large), in_a_fork(sum_of_small))",
+        "print(in_a_fork(sum_of_large), in_a_fork(sum_of_small))",
+        "print(sum_of_large(), sum_of_small())",
+    ) == [-signal.SIGSEGV, 0, 0, 0, 0, 0]
+
+
+@only_with_glibc
+def test_what_is_kept_from_forks_is_there_again_after_an_error():
+    assert print_from_python(
+        *FORKED,
+        "torch.set_num_threads(1)",
+        "try:",
+        "    with kept_from_forks(blocks):",
+        "        raise ValueError",
+        "except ValueError:",
+        "    print(in_a_fork(sum_of_large))",
+    ) == [0]

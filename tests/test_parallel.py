@@ -16,7 +16,7 @@ import pytest
 
 from nnunet_medseg import parallel
 from nnunet_medseg.errors import DatasetError, TrainingError
-from nnunet_medseg.parallel import map_in_workers, run_in_fresh_process
+from nnunet_medseg.parallel import cool_down, map_in_workers, run_in_fresh_process, warm_up
 
 PATIENCE_S = 10.0
 
@@ -230,3 +230,18 @@ def test_a_sigterm_that_waited_does_not_end_a_fresh_process(tmp_path, monkeypatc
 
     assert done.exception() is None
     assert done.result() == "still here"
+
+
+def test_the_fork_server_ends_when_nobody_needs_it_and_the_next_workers_start_another():
+    warm_up(["json"])
+    (server,) = (child for child in psutil.Process().children() if is_fork_server(child))
+
+    cool_down()
+    cool_down()
+
+    assert is_gone(server.pid)
+    assert map_in_workers(square, [1, 2], workers=2) == [1, 4]
+
+
+def is_fork_server(process: psutil.Process) -> bool:
+    return any("forkserver" in word for word in process.cmdline())

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "freed_memory_kept",
     "give_memory_back",
     "held_memory_bytes",
+    "kept_from_forks",
     "workers_for",
 ]
 
@@ -37,6 +39,8 @@ USABLE_SHARE = 0.7  # of the free memory; the rest is for the main process and t
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT_BYTES = 32 << 20
 NEVER = -1
+# Of madvise(2), from asm-generic/mman-common.h of Linux.
+MADV_DONTFORK, MADV_DOFORK = 10, 11
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,37 @@ def freed_memory_kept() -> Iterator[None]:
         if libc is not None:
             libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT_BYTES)
         give_memory_back()
+
+
+@contextmanager
+def kept_from_forks(blocks: Iterable[tuple[int, int]]) -> Iterator[None]:
+    """Leave blocks of memory out of the processes that are forked within.
+
+    A forked process holds on to the memory as it was: when this one writes into it, the system
+    copies it first. A process that never looks at a block need not hold it; one that does look
+    ends there, by SIGSEGV.
+
+    Args:
+        blocks: Address and length in bytes of each. Of a block the whole pages are left out.
+            Without glibc, and where the system refuses, all are forked as ever.
+    """
+    libc, pages = _glibc(), [_whole_pages(*block) for block in blocks]
+    try:
+        _advise(libc, pages, MADV_DONTFORK)
+        yield
+    finally:
+        _advise(libc, pages, MADV_DOFORK)
+
+
+def _whole_pages(address: int, length: int) -> tuple[int, int]:
+    first = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    return first, max(0, (address + length - first) // mmap.PAGESIZE * mmap.PAGESIZE)
+
+
+def _advise(libc: ctypes.CDLL | None, pages: Iterable[tuple[int, int]], advice: int) -> None:
+    if libc is not None:
+        for address, length in pages:
+            libc.madvise(ctypes.c_void_p(address), ctypes.c_size_t(length), advice)
 
 
 def give_memory_back() -> None:

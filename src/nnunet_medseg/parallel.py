@@ -22,7 +22,7 @@ from typing import TypeVar
 from nnunet_medseg.errors import TrainingError
 from nnunet_medseg.signals import signals_later
 
-__all__ = ["die_with_parent", "map_in_workers", "run_in_fresh_process", "warm_up"]
+__all__ = ["cool_down", "die_with_parent", "map_in_workers", "run_in_fresh_process", "warm_up"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -91,6 +91,19 @@ def warm_up(modules: Sequence[str]) -> None:
     context.set_forkserver_preload(list(modules))
     with signals_later():
         forkserver.ensure_running()
+
+
+def cool_down() -> None:
+    """End the fork server, if there is one: it holds 0.3 GB of libraries that nobody may need.
+
+    The next workers start a new one. None may be at work.
+    """
+    from multiprocessing import forkserver
+
+    # Python's own tests end it so; there is no public way (forkserver.py of Python 3.11).
+    end = getattr(forkserver._forkserver, "_stop", None)
+    if end is not None:
+        end()
 
 
 def map_in_workers(

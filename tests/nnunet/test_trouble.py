@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import math
 import multiprocessing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -935,6 +936,33 @@ def test_after_one_that_was_killed_there_are_no_more_processes_than_at_first(
 
     assert len(train(trainer).troubles) == 1
     assert [count for count, _ in groupby(counts)] == [1, 2, 3, 1]
+
+
+@WITH_WORKERS
+def test_processes_that_cut_patches_hold_no_weights_no_gradients_and_no_state(
+    training_folder, monkeypatch
+):
+    monkeypatch.setattr(environment, "core_count", lambda: 2)
+    started: list[dict[int, int]] = []
+
+    def note(blocks: Iterable[tuple[int, int]]) -> Any:
+        started.append(dict(blocks))
+        return nullcontext()
+
+    monkeypatch.setattr("nnunet_medseg.nnunet.trainer.kept_from_forks", note)
+    trainer = make_trainer(training_folder, has_workers=True, averaging=0.1)
+    let_steps_wait(trainer, monkeypatch)
+
+    train(trainer)
+
+    at_first, added = started
+    weights = list(trainer.network.parameters())
+    assert at_first.keys() >= {weight.data_ptr() for weight in weights}
+    # Momentum, average and last good weights have a tensor for each.
+    assert len(trainer.state) == 3 * len(weights)
+    held = [*weights, *trainer.state]
+    assert added.items() >= {(tensor.data_ptr(), tensor.nbytes) for tensor in held}
+    assert len(added) == 5 * len(weights)
 
 
 # --- averaging ---------------------------------------------------------------------------------

@@ -49,26 +49,33 @@ class Rescue:
 
     def remember(self, network: torch.nn.Module) -> None:
         """Keep a copy of weights that are in order."""
-        state = network.state_dict()
+        weights = _weights_of(network)
         if self._weights is None:
-            self._weights = {name: tensor.detach().clone() for name, tensor in state.items()}
-        for name, tensor in state.items():
+            self._weights = {name: tensor.clone() for name, tensor in weights.items()}
+        for name, tensor in weights.items():
             self._weights[name].copy_(tensor)
 
     @property
-    def held_bytes(self) -> int:
-        """How much memory the copy takes."""
-        return sum(tensor.nbytes for tensor in (self._weights or {}).values())
+    def weights(self) -> tuple[torch.Tensor, ...]:
+        """What is kept."""
+        return tuple((self._weights or {}).values())
 
     def restore(self, network: torch.nn.Module) -> None:
         """Put the kept weights back."""
         if self._weights is not None:
-            network.load_state_dict(self._weights)
+            for name, tensor in _weights_of(network).items():
+                tensor.copy_(self._weights[name])
+
+
+def _weights_of(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return weights and statistics, each once: in a state dict some have two names."""
+    tensors = [*network.named_parameters(), *network.named_buffers()]
+    return {name: tensor.detach() for name, tensor in tensors}
 
 
 def has_finite_weights(network: torch.nn.Module) -> bool:
     """Tell whether all weights and statistics of a network are numbers."""
-    tensors = [tensor for tensor in network.state_dict().values() if tensor.is_floating_point()]
+    tensors = [each for each in _weights_of(network).values() if each.is_floating_point()]
     # The largest value of each, which cannot overflow as a sum can; a GPU is waited for only once.
     largest = [torch.linalg.vector_norm(tensor, math.inf) for tensor in tensors]
     return bool(torch.stack(largest).isfinite().all())

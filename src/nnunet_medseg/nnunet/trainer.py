@@ -44,6 +44,7 @@ from nnunet_medseg.hardware import (
     free_memory_bytes,
     freed_memory_kept,
     give_memory_back,
+    kept_from_forks,
 )
 from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
 from nnunet_medseg.nnunet.environment import enough_loaders, loader_count, scrub
@@ -242,11 +243,10 @@ class BudgetedTrainer(nnUNetTrainer):
         self.dataset_class = PreprocessedCases
 
     @property
-    def state_bytes(self) -> int:
-        """What is held of weights beside them: momentum, average and the last good ones."""
-        states = [value for state in self.optimizer.state.values() for value in state.values()]
-        held = [*(self.average or []), *filter(torch.is_tensor, states)]
-        return sum(tensor.nbytes for tensor in held) + self.rescue.held_bytes
+    def state(self) -> list[torch.Tensor]:
+        """What is held beside weights and gradients: momentum, average and last good weights."""
+        momentum = [value for state in self.optimizer.state.values() for value in state.values()]
+        return [*filter(torch.is_tensor, momentum), *(self.average or []), *self.rescue.weights]
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -871,7 +871,8 @@ class BudgetedTrainer(nnUNetTrainer):
             wait_time=0.002,
         )
         try:
-            next(workers)
+            with self._kept_from_loaders():
+                next(workers)
         except BaseException:
             workers.stop()
             raise
@@ -893,9 +894,20 @@ class BudgetedTrainer(nnUNetTrainer):
         count = min(wanted, self.loaders + room)
         if count > self.loaders:
             give_memory_back()
-            workers.add(self._loader_seeds(count)[self.loaders :])
+            with self._kept_from_loaders():
+                workers.add(self._loader_seeds(count)[self.loaders :])
             self.loaders = count
             shares.clear()
+
+    def _kept_from_loaders(self) -> AbstractContextManager[None]:
+        """Return a context in which new processes do not hold on to weights and what is beside."""
+        weights = list(self.network.parameters())
+        held = [*weights, *(weight.grad for weight in weights if weight.grad is not None)]
+        return kept_from_forks(
+            (tensor.data_ptr(), tensor.nbytes)
+            for tensor in [*held, *self.state]
+            if tensor.device.type == "cpu"
+        )
 
     def stop_workers(self) -> None:
         """End the processes that augment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,7 +15,8 @@ from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.dataset.raw_layout import describe_json
 from nnunet_medseg.errors import BudgetError, DivergedError, TrainingError
 from nnunet_medseg.files import read_json, write_json
-from nnunet_medseg.hardware import held_memory_bytes
+from nnunet_medseg.hardware import give_memory_back, held_memory_bytes
+from nnunet_medseg.parallel import cool_down
 from nnunet_medseg.report.tracker import Tracker, start_tracker
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
@@ -72,6 +74,10 @@ def train(run: Run, training: Training) -> None:
         if not _has_other_folds(run, training):
             raise
         _leave_out(training, f"{error.problem} It is left out.", "")
+    finally:
+        # The trainer holds itself; evaluation and proof need its memory.
+        gc.collect()
+        give_memory_back()
 
 
 def _has_other_folds(run: Run, training: Training) -> bool:
@@ -95,6 +101,8 @@ def _train_to_the_end(run: Run, training: Training) -> None:
     used_s = _used_before_s(run, training)
     trainer = _make_trainer(run, training, used_s)
     _announce(run, training, trainer, used_s)
+    # Cases have been prepared, and what trains needs its memory.
+    cool_down()
     memory_bytes = _train_with_bar(run, training, trainer)
     _say_speed(trainer)
     if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
@@ -203,13 +211,14 @@ def _begin_smaller(
 
 def _say_speed(trainer: Any) -> None:
     progress, used_s = trainer.progress, trainer.clock.used_s
+    state_bytes = sum(tensor.nbytes for tensor in trainer.state)
     loaders = "one process" if trainer.loaders == 1 else f"{trainer.loaders} processes"
     console.detail(
         f"{progress.iterations} iterations in {console.counted(trainer.current_epoch, 'epoch')}, "
         f"{progress.iterations / used_s:.2f} a second; {progress.stepping_s / used_s:.0%} of the "
         f"time in steps, of that {progress.waited_s / progress.stepping_s:.1%} waiting for data "
         f"from {loaders}; held in memory: {trainer.cached_bytes / 1e6:.0f} MB of cases, "
-        f"{trainer.state_bytes / 1e6:.0f} MB of momentum, average and last good weights"
+        f"{state_bytes / 1e6:.0f} MB of momentum, average and last good weights"
     )
 
 
