@@ -265,6 +265,26 @@ def test_what_is_kept_from_forks_is_not_there_in_a_fork_and_everything_else_is()
 
 
 @only_with_glibc
+def test_a_fork_takes_and_frees_memory_around_what_it_does_not_have():
+    # In one heap with everything else, as in a training.
+    assert print_from_python(
+        *FORKED,
+        "torch.set_num_threads(1)",
+        "def work():",
+        "    for size in range(1, 400):",
+        "        held[size % len(held)] = torch.ones(size * 1000)",
+        "    return int(sum(float(each[-1]) for each in held) != len(held))",
+        "with freed_memory_kept():",
+        "    held = [torch.ones(300_000) for _ in range(40)]",
+        "    weights = held[1::2]",
+        "    del held[1::2]",
+        "    with kept_from_forks([(each.data_ptr(), each.nbytes) for each in weights]):",
+        "        print(in_a_fork(work))",
+        "    print(int(any(float(each.sum()) != 300_000 for each in weights)))",
+    ) == [0, 0]
+
+
+@only_with_glibc
 def test_what_is_kept_from_forks_is_there_again_after_an_error():
     assert print_from_python(
         *FORKED,

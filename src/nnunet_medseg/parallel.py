@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import TypeVar
@@ -101,9 +102,15 @@ def cool_down() -> None:
     from multiprocessing import forkserver
 
     # Python's own tests end it so; there is no public way (forkserver.py of Python 3.11).
-    end = getattr(forkserver._forkserver, "_stop", None)
-    if end is not None:
-        end()
+    server = forkserver._forkserver
+    pid, stop = getattr(server, "_forkserver_pid", None), getattr(server, "_stop", None)
+    if pid is None or stop is None:
+        return
+    # It may still import its libraries, and would hear nothing until it has. Somebody else may have
+    # taken its exit status or its socket; the aim is reached all the same.
+    with suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
+        stop()
 
 
 def map_in_workers(

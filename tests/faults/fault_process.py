@@ -206,6 +206,7 @@ def _call(call: Callable[[], int]) -> int:
 
 def _become_a_command(output: Path, temporary: Path) -> None:
     from nnunet_medseg.nnunet import trainer
+    from nnunet_medseg.workflows.stages import training
 
     os.setsid()
     for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -224,6 +225,9 @@ def _become_a_command(output: Path, temporary: Path) -> None:
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     # Two commands run beside each other, whose threads would wait for each other.
     trainer.core_count = lambda: 1
+    # A fork server that is ended before the training would be forked again for the proof, from a
+    # process that has computed.
+    training.cool_down = lambda: None
     # Workers import the main module again; ours is none of the program.
     sys.modules["__main__"] = types.ModuleType("__main__")
     multiprocessing.util.spawnv_passfds = _fork_in_place_of_starting

@@ -1135,17 +1135,6 @@ def test_weights_decay_as_fast_as_the_recipe_says(training_folder, optimizer):
         torch.testing.assert_close(weight.detach(), (1 - lost) * was)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_on_a_gpu_one_kernel_steps_all_weights(training_folder, optimizer):
-    trainer = make_ready_trainer(training_folder, optimizer=optimizer)
-    assert not trainer.optimizer.defaults["fused"]
-
-    trainer.device = torch.device("cuda")
-    on_a_gpu, _ = trainer.configure_optimizers()
-
-    assert on_a_gpu.defaults["fused"]
-
-
 # --- patches that are centred on a label --------------------------------------------------------
 
 

@@ -225,6 +225,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.is_cut_off = False
         self.loaders = loader_count(setup.device)
         self._waited_shares: list[float] = []  # of the epochs since they were started
+        self._adds_loaders = True
         self._loading_failures = 0
         # The patch of the plan, or what the memory has room for.
         self._whole_patch = [int(side) for side in self.configuration_manager.patch_size]
@@ -366,8 +367,7 @@ class BudgetedTrainer(nnUNetTrainer):
     def _load_again(self, error: LoadingError) -> str:
         """Return what to tell the user, unless it happened too often."""
         self._loading_failures += 1
-        # Most likely for want of memory, of which each takes some.
-        self.loaders = loader_count(self.setup.device)
+        self._take_few_loaders()
         if self._loading_failures > MAX_LOADING_FAILURES:
             problem = f"In training, {error}, {self._loading_failures} times."
             fix = (
@@ -409,6 +409,8 @@ class BudgetedTrainer(nnUNetTrainer):
             self._whole_patch = patch
         self.optimizer.zero_grad(set_to_none=True)
         self._renew_scaler()
+        if self.device.type == "cpu":
+            self._take_few_loaders()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.progress.is_measured = False
@@ -526,8 +528,6 @@ class BudgetedTrainer(nnUNetTrainer):
         """Return the recipe's optimizer, and the rate that follows the clock."""
         recipe = self.setup.recipe
         weights = dict(self.network.named_parameters())
-        # One kernel for all weights; elsewhere as torch chooses.
-        fused = True if self.device.type == "cuda" else None
         optimizer: torch.optim.Optimizer
         if recipe.optimizer == "muon":
             filters = [weight for name, weight in weights.items() if is_filter(name, weight)]
@@ -541,10 +541,7 @@ class BudgetedTrainer(nnUNetTrainer):
             )
         elif recipe.optimizer == "adamw":
             optimizer = torch.optim.AdamW(
-                weights.values(),
-                recipe.peak_rate,
-                weight_decay=recipe.weight_decay,
-                fused=fused,
+                weights.values(), recipe.peak_rate, weight_decay=recipe.weight_decay
             )
         else:
             optimizer = torch.optim.SGD(
@@ -553,7 +550,6 @@ class BudgetedTrainer(nnUNetTrainer):
                 weight_decay=recipe.weight_decay,
                 momentum=recipe.momentum,
                 nesterov=True,
-                fused=fused,
             )
         return optimizer, _ClockedRate(optimizer, self._rate)
 
@@ -886,7 +882,7 @@ class BudgetedTrainer(nnUNetTrainer):
     def _add_loaders(self) -> None:
         """Let more processes cut patches when steps waited for them, if the memory has room."""
         workers, shares = self.dataloader_train, self._waited_shares
-        if self._loading_failures or len(shares) < 3 or not isinstance(workers, PatchWorkers):
+        if not self._adds_loaders or len(shares) < 3 or not isinstance(workers, PatchWorkers):
             return
         # The first is left out: in it they have only begun to load ahead. One may be chance.
         wanted = enough_loaders(self.loaders, min(shares[-2:]))
@@ -898,6 +894,11 @@ class BudgetedTrainer(nnUNetTrainer):
                 workers.add(self._loader_seeds(count)[self.loaders :])
             self.loaders = count
             shares.clear()
+
+    def _take_few_loaders(self) -> None:
+        """From now on have as many as at first: the memory ran out, of which each takes some."""
+        self.loaders = loader_count(self.setup.device)
+        self._adds_loaders = False
 
     def _kept_from_loaders(self) -> AbstractContextManager[None]:
         """Return a context in which new processes do not hold on to weights and what is beside."""

@@ -48,6 +48,8 @@ def train_variant(run: Run, training: Training) -> None:
     except (BudgetError, TrainingError) as error:
         console.warn(f"{training.title} failed, the others go on: {error.problem}")
         write_json(training.folder.failed_file, {"problem": error.problem})
+    # The error held on to the trainer.
+    _give_back_what_trained()
 
 
 def train(run: Run, training: Training) -> None:
@@ -75,9 +77,14 @@ def train(run: Run, training: Training) -> None:
             raise
         _leave_out(training, f"{error.problem} It is left out.", "")
     finally:
-        # The trainer holds itself; evaluation and proof need its memory.
-        gc.collect()
-        give_memory_back()
+        _give_back_what_trained()
+
+
+def _give_back_what_trained() -> None:
+    """Free what a trainer held, which evaluation and proof, or the next training, need."""
+    # It holds itself.
+    gc.collect()
+    give_memory_back()
 
 
 def _has_other_folds(run: Run, training: Training) -> bool:
@@ -101,8 +108,6 @@ def _train_to_the_end(run: Run, training: Training) -> None:
     used_s = _used_before_s(run, training)
     trainer = _make_trainer(run, training, used_s)
     _announce(run, training, trainer, used_s)
-    # Cases have been prepared, and what trains needs its memory.
-    cool_down()
     memory_bytes = _train_with_bar(run, training, trainer)
     _say_speed(trainer)
     if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
@@ -177,6 +182,8 @@ def _make_trainer(run: Run, training: Training, used_s: float) -> Any:
         planned = read_json(training.folder.plan_file)
         recipe = Recipe(**planned["recipe"])
         preprocess_again(run, training)
+        # No more cases to prepare; what trains needs the memory of the workers' libraries.
+        cool_down()
         asked_s = training_time_s(run, training, used_s)
         setup = training_setup(run, training, recipe, prepared_folder(run, training), asked_s)
         if run.device.kind == "cpu":
