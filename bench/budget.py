@@ -569,7 +569,7 @@ def draw(runs: Runs) -> None:
             axis.plot(minutes, dice, "o-", color=colour, label=label)
             axis.fill_between(minutes, *zip(*bounds, strict=True), color=colour, alpha=0.2)
         axis.set(title=dataset, xlabel="minutes", xscale="log", ylim=(0, 1))
-        ticks = [1, 2, 5, 10, 20]
+        ticks = [0.5, 1, 2, 5, 10, 20]
         axis.set_xticks(ticks, [str(tick) for tick in ticks])
         axis.minorticks_off()
     axes[0][0].set_ylabel("Dice, held-out cases")
