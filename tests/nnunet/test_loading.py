@@ -67,6 +67,25 @@ def test_an_added_process_that_is_killed_is_an_error_too(workers):
         exhaust(workers)
 
 
+def test_what_is_broken_off_at_the_end_is_no_error(monkeypatch):
+    ended = []
+
+    def break_off(_, __, is_over, *___):
+        while not is_over.is_set():
+            time.sleep(0.01)
+        ended.append(True)
+        raise ConnectionResetError
+
+    monkeypatch.setattr(loading, "results_loop", break_off)
+    workers = PatchWorkers(Numbers(), None, 1, num_cached=2, seeds=[0], wait_time=0.002)
+    workers._start()
+
+    # An error in a thread fails a test.
+    workers.stop()
+
+    assert ended
+
+
 # The thread of batchgenerators that watches the processes says so by an error of its own.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_killed_process_is_an_error_and_no_endless_wait(workers):

@@ -56,21 +56,32 @@ class PatchWorkers(NonDetMultiThreadedAugmenter):
     """The processes of batchgenerators, with an end to waiting for them."""
 
     _limit_s = FIRST_WAIT_S
+    _is_ending = False
 
     def _start(self) -> None:
         """Start the processes, as batchgenerators does, with flags in place of its events."""
         self._queue: Any = multiprocessing.Queue(self.num_cached)
         self.results_loop_queue: ThreadQueue[Any] = ThreadQueue(self.num_cached)
         self.abort_event, self.pause_event = _Flag(), _Flag()
+        self._is_ending = False
         self.add(self.seeds)
         gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
         queues = (self._queue, self.results_loop_queue)
         rest = (self.abort_event, self.pin_memory, self._processes, gpu, self.wait_time)
         self.results_loop_thread = threading.Thread(
-            target=results_loop, args=(*queues, *rest), daemon=True
+            target=self._hand_on, args=(*queues, *rest), daemon=True
         )
         self.results_loop_thread.start()
         self.initialized = True
+
+    def _hand_on(self, *work: Any) -> None:
+        """Hand batches on from the processes, in a thread of its own."""
+        try:
+            results_loop(*work)
+        except Exception:
+            # One that is killed at the end breaks off in what it sends.
+            if not self._is_ending:
+                raise
 
     def add(self, seeds: Iterable[int]) -> None:
         """Start more processes beside those that there are, one with each seed.
@@ -119,6 +130,7 @@ class PatchWorkers(NonDetMultiThreadedAugmenter):
 
     def stop(self) -> None:
         """End the processes at once: what they hold is of no more use."""
+        self._is_ending = True
         if self.abort_event is not None:
             self.abort_event.set()
         for process in self._processes:
