@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from page_faults import PAGES, only_with_glibc, pages_of_a_step
+from page_faults import watch_memory
 from tiny_model import CPU, DESCRIPTION
 from tiny_training import CONFIGURATION, make_setup, make_training_plans
 
@@ -123,21 +123,20 @@ def test_short_steps_are_repeated_until_one_runs_undisturbed(training_folder, mo
     assert measure(training_folder) == pytest.approx(0.1)
 
 
-@only_with_glibc
 def test_steps_are_measured_with_the_memory_of_the_steps_before(training_folder, monkeypatch):
-    pages: list[int] = []
+    memory = watch_memory(monkeypatch)
+    kept: list[bool] = []
 
     def step(*_) -> dict:
-        pages.append(pages_of_a_step())
+        kept.append(memory.is_kept)
         return {"loss": np.float32(1.0)}
 
     monkeypatch.setattr(BudgetedTrainer, "train_step", step)
 
     measure(training_folder)
 
-    # The first takes it from the system.
-    # In a heap that other tests have cut up, half of it was new each time.
-    assert np.median(pages) < 0.75 * PAGES
+    assert set(kept) == {True}
+    assert not memory.is_kept
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from page_faults import PAGES, only_with_glibc, pages_of_a_step
+from page_faults import watch_memory
 from tiny_training import make_setup, make_tiny_trainer, weights_of, wrap_step
 
 from nnunet_medseg.budget.clock import TrainingClock
@@ -1257,20 +1257,18 @@ def test_without_augmentation_a_patch_is_the_middle_of_what_was_cut(is_flat):
 # --- memory between steps -------------------------------------------------------------------------
 
 
-@only_with_glibc
-def test_a_step_takes_the_memory_that_the_one_before_has_freed(training_folder):
+def test_a_step_takes_the_memory_that_the_one_before_has_freed(training_folder, monkeypatch):
+    memory = watch_memory(monkeypatch)
     trainer = make_trainer(training_folder)
-    pages: list[int] = []
+    kept: list[bool] = []
 
     def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
-        pages.append(pages_of_a_step())
+        kept.append(memory.is_kept)
         return own(batch)
 
     wrap_step(trainer, step)
 
     train(trainer)
 
-    assert len(pages) == ASKED_S
-    # The first takes it from the system.
-    # In a heap that other tests have cut up, half of it was new each time.
-    assert np.median(pages) < 0.75 * PAGES
+    assert kept == [True] * ASKED_S
+    assert not memory.is_kept
