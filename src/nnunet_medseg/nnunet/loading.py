@@ -79,8 +79,8 @@ class PatchWorkers(NonDetMultiThreadedAugmenter):
         try:
             results_loop(*work)
         except Exception:
-            # One that is killed at the end breaks off in what it sends, which shows as many kinds of
-            # error. Before the end each is raised, and ends the training's wait by the flag too.
+            # One that is killed at the end breaks off in what it sends, which shows as many kinds
+            # of error. Before the end each is raised, and its flag ends the training's wait.
             if not self._is_ending:
                 raise
 
