@@ -105,7 +105,7 @@ def run(job: dict[str, Any], root: Path, threads: int) -> dict[str, Any]:
     if len(states) > 1:
         result["each"] = [score(state)["dice"] for state in states[:-1]] + [result["last"]["dice"]]
         result["ensemble"] = score(*states)
-    if trainer.average is not None:
+    if trainer.average.weights is not None:
         trainer.use_average()
         result["average"] = score(trainer.network_state())
     facts = {"patch": chosen["patch_size"], "spacing": chosen["spacing"]}

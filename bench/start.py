@@ -49,7 +49,7 @@ def patch():
     step = trainer.BudgetedTrainer.train_step
     def first(self, batch):
         step(self, batch)
-        self.stop_workers()
+        self.supply.stop()
         os._exit(0)
     trainer.BudgetedTrainer.train_step = first
 if __name__ == "__main__":

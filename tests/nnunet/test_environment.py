@@ -9,12 +9,9 @@ import sys
 
 import pytest
 
-from nnunet_medseg.hardware import Device
 from nnunet_medseg.nnunet import environment
 from nnunet_medseg.nnunet.environment import (
     chatter,
-    enough_loaders,
-    loader_count,
     prepare,
     scrub,
 )
@@ -42,45 +39,6 @@ def test_nothing_is_uploaded_unpickled_or_imported_from_elsewhere(variables):
     assert variables["nnUNet_wandb_enabled"] == "0"
     assert variables["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] == "1"
     assert "nnUNet_extTrainer" not in variables
-
-
-@pytest.mark.parametrize(
-    ("kind", "cores", "loaders"),
-    [
-        ("cpu", 1, 1),
-        ("cpu", 2, 1),
-        ("cpu", 16, 4),
-        ("cuda", 1, 1),
-        ("cuda", 8, 7),
-        ("cuda", 64, 12),
-    ],
-)
-def test_loaders_leave_cores_for_training(monkeypatch, kind, cores, loaders):
-    monkeypatch.setattr(environment, "core_count", lambda: cores)
-
-    assert loader_count(Device(kind, 0, "a device", has_fast_bf16=False)) == loaders
-
-
-@pytest.mark.parametrize(
-    ("cores", "count", "waited_share", "expected"),
-    [
-        (8, 2, 0.05, 2),
-        (8, 2, 0.06, 4),
-        (8, 4, 1.0, 8),
-        (8, 7, 0.5, 8),
-        (8, 8, 1.0, 8),
-        (2, 1, 0.2, 2),
-        (1, 1, 1.0, 1),
-        # A container may be given fewer cores while it runs: nobody is sent away.
-        (4, 7, 1.0, 7),
-    ],
-)
-def test_loaders_double_while_steps_wait_for_them_up_to_one_for_each_core(
-    monkeypatch, cores, count, waited_share, expected
-):
-    monkeypatch.setattr(environment, "core_count", lambda: cores)
-
-    assert enough_loaders(count, waited_share) == expected
 
 
 @pytest.mark.parametrize(

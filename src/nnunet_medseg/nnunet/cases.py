@@ -15,13 +15,34 @@ import numpy as np
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 
+from nnunet_medseg.hardware import free_memory_bytes
 from nnunet_medseg.parallel import die_with_parent
 
-__all__ = ["PreprocessedCases", "SafeLoader", "discard_damaged", "write_locations"]
+__all__ = [
+    "PreprocessedCases",
+    "SafeLoader",
+    "discard_damaged",
+    "unpacked_at_most_bytes",
+    "write_locations",
+]
 
 # nnU-Net recognises the kind of a folder by its endings, and passes over .npy beside .b2nd.
 LOCATIONS_ENDING = "_locations.npy"
 CACHED_CASES = 256  # of about 100 kB a label each; more would be felt in every worker
+
+CACHE_SHARE = 0.25  # of the free memory, for unpacked cases
+UNPACKING_SHARE = 0.01  # of the time
+UNPACKED_BYTES_A_S = 3e8  # one thread, measured: 4e8 and more on a 2-core machine
+
+
+def unpacked_at_most_bytes(asked_s: float) -> float:
+    """Return how much of unpacked cases a training may hold in memory.
+
+    Args:
+        asked_s: The training duration in seconds, of which unpacking is to take little.
+    """
+    in_time_bytes = UNPACKING_SHARE * asked_s * UNPACKED_BYTES_A_S
+    return min(CACHE_SHARE * free_memory_bytes(), in_time_bytes)
 
 
 def discard_damaged(folder: Path) -> tuple[str, ...]:

@@ -16,13 +16,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from nnunet_medseg.hardware import Device, core_count
+from nnunet_medseg.hardware import core_count
 
 __all__ = ["chatter", "prepare", "scrub"]
-
-CORES_A_LOADER_ON_CPU = 4  # the other cores train
-MAX_LOADERS = 12  # nnU-Net's own default, default_n_proc_DA.py of 2.8.1
-WAITED_SHARE = 0.05  # of the time of steps; less is not worth another process
 
 IMAGES = r"\.(?:nii\.gz|nii|nrrd|mha|mhd|dcm)\b"
 FILES = rf"(?:{IMAGES}|\.(?:json|jsonl|npz|pth|pkl|b2nd|zip|csv|txt|py)\b)"
@@ -65,32 +61,6 @@ def prepare(folders: Mapping[str, Path] | None = None) -> None:
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     # nnU-Net imports every Python file of this folder.
     os.environ.pop("nnUNet_extTrainer", None)
-
-
-def loader_count(device: Device) -> int:
-    """Return how many processes augment training data at first."""
-    if device.kind == "cuda":
-        return max(1, min(MAX_LOADERS, core_count() - 1))
-    return max(1, core_count() // CORES_A_LOADER_ON_CPU)
-
-
-def enough_loaders(count: int, waited_share: float) -> int:
-    """Return how many processes augment from now on: twice as many while steps wait for them.
-
-    While a step waits, cores are idle, and a process without a core takes turns with the others; so
-    there are at most as many as cores.
-
-    Args:
-        count: How many there are.
-        waited_share: Of the time of an epoch's steps, what was spent waiting for data, in [0, 1].
-
-    Examples:
-        >>> enough_loaders(3, 0.01)
-        3
-    """
-    if waited_share <= WAITED_SHARE:
-        return count
-    return min(2 * count, max(count, core_count()))
 
 
 def scrub(text: str) -> str:

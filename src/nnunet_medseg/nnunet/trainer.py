@@ -35,23 +35,23 @@ from nnunet_medseg.budget.epochs import (
 )
 from nnunet_medseg.budget.growth import small_patch
 from nnunet_medseg.budget.overhead import Allowance
-from nnunet_medseg.budget.recipe import STOCK_OVERSAMPLING, Recipe
+from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
 from nnunet_medseg.errors import BudgetError, DivergedError, TrainingError
 from nnunet_medseg.hardware import (
     Device,
     core_count,
-    free_memory_bytes,
     freed_memory_kept,
     give_memory_back,
-    kept_from_forks,
 )
-from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader
-from nnunet_medseg.nnunet.environment import enough_loaders, loader_count, scrub
+from nnunet_medseg.nnunet.averaging import RunningAverage
+from nnunet_medseg.nnunet.cases import PreprocessedCases, SafeLoader, unpacked_at_most_bytes
+from nnunet_medseg.nnunet.environment import scrub
+from nnunet_medseg.nnunet.feeding import PatchSupply, draws_centred_patches, weaken
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, trim_history
 from nnunet_medseg.nnunet.layout import lay_channels_last
-from nnunet_medseg.nnunet.loading import LoadingError, PatchWorkers
-from nnunet_medseg.nnunet.muon import Muon, is_filter
+from nnunet_medseg.nnunet.loading import LoadingError
+from nnunet_medseg.nnunet.optimizers import ClockedRate, make_optimizer
 from nnunet_medseg.nnunet.rescue import (
     MAX_SETBACKS,
     Rescue,
@@ -71,11 +71,6 @@ __all__ = [
     "will_compile",
 ]
 
-CACHE_SHARE = 0.25  # of the free memory, for unpacked cases, and for more processes that cut
-LOADER_BYTES = 1e9  # a process that cuts patches; of small ones it holds a third of that
-UNPACKING_SHARE = 0.01  # of the time
-UNPACKED_BYTES_A_S = 3e8  # one thread, measured: 4e8 and more on a 2-core machine
-
 # Compiling takes minutes and speeds up what follows; short trainings do not earn it back. Not yet
 # measured on a GPU.
 COMPILE_FROM_S = 20 * 60.0
@@ -89,8 +84,6 @@ MAX_LOADING_FAILURES = 3  # a process that dies again and again has a reason
 # nnU-Net's loss leaves the coarsest output out, and divides by the weights of the others
 # (nnUNetTrainer.py of 2.8.1, _build_loss): with two stages there is no other, and the loss is 0/0.
 MIN_SUPERVISED_STAGES = 3
-# Steps. In each step it took 1 to 2 % of the time of plans for slices, on two cores with bfloat16.
-AVERAGED_EVERY = 4
 DICE_MEMORY = 0.7  # weight of the past in the shown Dice, which few patches make jump
 
 
@@ -154,18 +147,6 @@ class _Progress:
     checkpoints: Allowance = field(default_factory=lambda: Allowance(CHECKPOINT_SHARE))
 
 
-class _ClockedRate:
-    """Sets the learning rate from the clock; nnU-Net calls `step` as it would a scheduler's."""
-
-    def __init__(self, optimizer: torch.optim.Optimizer, rate: Callable[[], float]) -> None:
-        self._optimizer = optimizer
-        self._rate = rate
-
-    def step(self, _: int | None = None) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate()
-
-
 def make_trainer(
     plans: dict[str, Any], configuration: str, description: dict[str, Any], setup: TrainingSetup
 ) -> BudgetedTrainer:
@@ -219,13 +200,11 @@ class BudgetedTrainer(nnUNetTrainer):
         self.enable_deep_supervision = is_deeply_supervised(self.configuration_manager)
         self.progress = _Progress()
         self.rescue = Rescue()
+        self.supply = PatchSupply(setup.device, setup.seed)
+        self.average = RunningAverage(setup.recipe.averaging)
         self.cached_bytes = 0
-        self.average: list[torch.Tensor] | None = None
         self._last: list[torch.Tensor] | None = None
         self.is_cut_off = False
-        self.loaders = loader_count(setup.device)
-        self._waited_shares: list[float] = []  # of the epochs since they were started
-        self._adds_loaders = True
         self._loading_failures = 0
         # The patch of the plan, or what the memory has room for.
         self._whole_patch = [int(side) for side in self.configuration_manager.patch_size]
@@ -247,7 +226,8 @@ class BudgetedTrainer(nnUNetTrainer):
     def state(self) -> list[torch.Tensor]:
         """What is held beside weights and gradients: momentum, average and last good weights."""
         momentum = [value for state in self.optimizer.state.values() for value in state.values()]
-        return [*filter(torch.is_tensor, momentum), *(self.average or []), *self.rescue.weights]
+        averaged = self.average.weights or []
+        return [*filter(torch.is_tensor, momentum), *averaged, *self.rescue.weights]
 
     # --- the loop ------------------------------------------------------------------------------
 
@@ -293,7 +273,7 @@ class BudgetedTrainer(nnUNetTrainer):
                 if not is_out_of_memory(error):
                     raise
             finally:
-                self.stop_workers()
+                self.supply.stop()
                 # With it go the cases that it holds.
                 self.dataloader_train = self.dataloader_val = None
             # Outside of the handler, whose traceback holds on to the memory of the failed step.
@@ -317,9 +297,8 @@ class BudgetedTrainer(nnUNetTrainer):
         # What earlier steps have left: the processes that are started now would hold on to it.
         give_memory_back()
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
-        self._waited_shares.clear()
         while self._goes_on() and patch == self._due_patch():
-            self._add_loaders()
+            self.supply.grow(self.current_epoch, self._held())
             losses = self._run_iterations(self._next_iterations(), on_iteration, should_stop)
             if self._is_exploded(losses):
                 on_trouble(self._go_back())
@@ -367,7 +346,7 @@ class BudgetedTrainer(nnUNetTrainer):
     def _load_again(self, error: LoadingError) -> str:
         """Return what to tell the user, unless it happened too often."""
         self._loading_failures += 1
-        self._take_few_loaders()
+        self.supply.fall_back()
         if self._loading_failures > MAX_LOADING_FAILURES:
             problem = f"In training, {error}, {self._loading_failures} times."
             fix = (
@@ -392,7 +371,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.rescue.restore(self._bare_network())
         # The momentum is part of what went wrong.
         self.optimizer.state.clear()
-        self.average = None
+        self.average.forget()
         return (
             "the loss exploded; going on from the last good weights with "
             f"{2**self.progress.setbacks} times lower a learning rate"
@@ -410,7 +389,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         self._renew_scaler()
         if self.device.type == "cpu":
-            self._take_few_loaders()
+            self.supply.fall_back()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.progress.is_measured = False
@@ -462,7 +441,7 @@ class BudgetedTrainer(nnUNetTrainer):
             self.progress.waited_s += self.clock.used_s - started_s
             self.progress.seen.update(str(name) for name in batch["keys"])
             losses.append(float(self.train_step(batch)["loss"]))
-            self._average()
+            self.average.take(self._bare_network(), self.progress.iterations)
             self.progress.iterations += 1
             times.append(self.clock.used_s - started_s)
             on_iteration(self.clock.used_s)
@@ -473,7 +452,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.stepping_s += sum(times)
         waited_s = self.progress.waited_s - waited_before_s
         self.progress.waited_share = waited_s / sum(times) if waited_s else 0.0
-        self._waited_shares.append(self.progress.waited_share)
+        self.supply.note_wait(self.progress.waited_share)
         is_probe, self.progress.is_measured = not self.progress.is_measured, True
         self.progress.iteration_s = float(np.mean(times[1:] if is_probe and times[1:] else times))
         if is_probe and not self.is_cut_off:
@@ -524,34 +503,10 @@ class BudgetedTrainer(nnUNetTrainer):
 
     # --- one step ------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, _ClockedRate]:
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, ClockedRate]:
         """Return the recipe's optimizer, and the rate that follows the clock."""
-        recipe = self.setup.recipe
-        weights = dict(self.network.named_parameters())
-        optimizer: torch.optim.Optimizer
-        if recipe.optimizer == "muon":
-            filters = [weight for name, weight in weights.items() if is_filter(name, weight)]
-            others = [weight for name, weight in weights.items() if not is_filter(name, weight)]
-            optimizer = Muon(
-                filters,
-                others,
-                rate=recipe.peak_rate,
-                momentum=recipe.momentum,
-                weight_decay=recipe.weight_decay,
-            )
-        elif recipe.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(
-                weights.values(), recipe.peak_rate, weight_decay=recipe.weight_decay
-            )
-        else:
-            optimizer = torch.optim.SGD(
-                weights.values(),
-                recipe.peak_rate,
-                weight_decay=recipe.weight_decay,
-                momentum=recipe.momentum,
-                nesterov=True,
-            )
-        return optimizer, _ClockedRate(optimizer, self._rate)
+        optimizer = make_optimizer(self.setup.recipe, dict(self.network.named_parameters()))
+        return optimizer, ClockedRate(optimizer, self._rate)
 
     def _rate(self) -> float:
         recipe = self.setup.recipe
@@ -643,7 +598,7 @@ class BudgetedTrainer(nnUNetTrainer):
             "first_loss": self.rescue.first_loss,
             "batch_size": int(self.configuration_manager.batch_size),
             "patch_size": self._whole_patch,
-            "average": self.average,
+            "average": self.average.weights,
             "last": self._last,
             "used_s": self.clock.used_s,
             "share": self.clock.share,
@@ -686,8 +641,8 @@ class BudgetedTrainer(nnUNetTrainer):
         if self.grad_scaler is not None and content["grad_scaler_state"] is not None:
             self.grad_scaler.load_state_dict(content["grad_scaler_state"])
         if content["average"] is not None:
-            place = next(self._bare_network().parameters()).device
-            self.average = [average.to(place) for average in content["average"]]
+            place = self._weights()[0].device
+            self.average.weights = [weight.to(place) for weight in content["average"]]
         if content.get("last") is not None:
             # The average was handed over, or would have been.
             self._put(content["last"])
@@ -709,19 +664,8 @@ class BudgetedTrainer(nnUNetTrainer):
         # A compiled network wraps the one whose names checkpoints use.
         return cast("torch.nn.Module", getattr(self.network, "_orig_mod", self.network))
 
-    # --- averaging -----------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        if not self.setup.recipe.averaging:
-            return
-        weights: list[torch.Tensor] = list(self._bare_network().parameters())
-        if self.average is None:
-            self.average = [weight.detach().clone() for weight in weights]
-        if self.progress.iterations % AVERAGED_EVERY == 0:
-            share = 1.0 / (1.0 + self.setup.recipe.averaging * self.progress.iterations)
-            # As much as that share in each of the steps since the last time.
-            torch._foreach_lerp_(self.average, weights, 1.0 - (1.0 - share) ** AVERAGED_EVERY)
+    def _weights(self) -> list[torch.nn.Parameter]:
+        return list(self._bare_network().parameters())
 
     def use_average(self) -> None:
         """Put the running average in the place of the weights, if the recipe has one.
@@ -729,13 +673,13 @@ class BudgetedTrainer(nnUNetTrainer):
         Of a training that was cut off it is the better model: the rate is still high, and the last
         weights jump about what they approach. A checkpoint also keeps these, to go on from.
         """
-        if self.average is not None:
-            self._last = [weight.detach().clone() for weight in self._bare_network().parameters()]
-            self._put(self.average)
+        if self.average.weights is not None:
+            self._last = [weight.detach().clone() for weight in self._weights()]
+            self._put(self.average.weights)
 
     @torch.no_grad()
     def _put(self, values: list[torch.Tensor]) -> None:
-        for weight, value in zip(self._bare_network().parameters(), values, strict=True):
+        for weight, value in zip(self._weights(), values, strict=True):
             weight.copy_(value)
 
     # --- data ----------------------------------------------------------------------------------
@@ -840,9 +784,7 @@ class BudgetedTrainer(nnUNetTrainer):
         dataset = PreprocessedCases(str(self.setup.prepared), list(cases))
         # Where workers are not forked, each would get a copy of its own.
         if kind is SafeLoader and multiprocessing.get_start_method() == "fork":
-            in_time_bytes = UNPACKING_SHARE * self.setup.asked_s * UNPACKED_BYTES_A_S
-            limit_bytes = min(CACHE_SHARE * free_memory_bytes(), in_time_bytes)
-            self.cached_bytes = dataset.unpack(limit_bytes)
+            self.cached_bytes = dataset.unpack(unpacked_at_most_bytes(self.setup.asked_s))
         return kind(
             dataset,
             self.batch_size,
@@ -856,64 +798,14 @@ class BudgetedTrainer(nnUNetTrainer):
             transforms=transforms,
         )
 
-    def _start_workers(self, loader: nnUNetDataLoader) -> PatchWorkers:
-        workers = PatchWorkers(
-            data_loader=loader,
-            transform=None,
-            num_processes=self.loaders,
-            num_cached=max(6, self.loaders // 2),
-            seeds=self._loader_seeds(self.loaders),
-            pin_memory=self.device.type == "cuda",
-            wait_time=0.002,
-        )
-        try:
-            with self._kept_from_loaders():
-                next(workers)
-        except BaseException:
-            workers.stop()
-            raise
-        return workers
+    def _start_workers(self, loader: nnUNetDataLoader) -> Any:
+        return self.supply.start(loader, self.current_epoch, self._held())
 
-    def _loader_seeds(self, count: int) -> list[int]:
-        # After an interruption other patches are to come, not the first ones again.
-        first = self.setup.seed + 1000 * self.current_epoch
-        return [first + number for number in range(count)]
-
-    def _add_loaders(self) -> None:
-        """Let more processes cut patches when steps waited for them, if the memory has room."""
-        workers, shares = self.dataloader_train, self._waited_shares
-        if not self._adds_loaders or len(shares) < 3 or not isinstance(workers, PatchWorkers):
-            return
-        # The first is left out: in it they have only begun to load ahead. One may be chance.
-        wanted = enough_loaders(self.loaders, min(shares[-2:]))
-        room = int(CACHE_SHARE * free_memory_bytes() / LOADER_BYTES)
-        count = min(wanted, self.loaders + room)
-        if count > self.loaders:
-            give_memory_back()
-            with self._kept_from_loaders():
-                workers.add(self._loader_seeds(count)[self.loaders :])
-            self.loaders = count
-            shares.clear()
-
-    def _take_few_loaders(self) -> None:
-        """From now on have as many as at first: the memory ran out, of which each takes some."""
-        self.loaders = loader_count(self.setup.device)
-        self._adds_loaders = False
-
-    def _kept_from_loaders(self) -> AbstractContextManager[None]:
-        """Return a context in which new processes do not hold on to weights and what is beside."""
-        weights = list(self.network.parameters())
-        held = [*weights, *(weight.grad for weight in weights if weight.grad is not None)]
-        return kept_from_forks(
-            (tensor.data_ptr(), tensor.nbytes)
-            for tensor in [*held, *self.state]
-            if tensor.device.type == "cpu"
-        )
-
-    def stop_workers(self) -> None:
-        """End the processes that augment."""
-        if isinstance(self.dataloader_train, PatchWorkers):
-            self.dataloader_train.stop()
+    def _held(self) -> list[torch.Tensor]:
+        """Return what training holds beside data: weights, gradients and state."""
+        weights = self._weights()
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        return [*weights, *gradients, *self.state]
 
     # --- silence -------------------------------------------------------------------------------
 
@@ -935,28 +827,6 @@ def use_all_cores(device: Device) -> None:
     """Let torch compute with a thread on each core, as nnU-Net does; with a GPU, with one."""
     # run_training.py of 2.8.1.
     torch.set_num_threads(1 if device.kind == "cuda" else core_count())
-
-
-def weaken(augment: Any, factor: float) -> None:
-    """Multiply the probability of each random augmentation; mirroring is not one of these."""
-    for transform in augment.transforms:
-        for name in ("apply_probability", "p_rotation", "p_scaling"):
-            if hasattr(transform, name):
-                setattr(transform, name, factor * getattr(transform, name))
-
-
-def draws_centred_patches(batch: int, share: float) -> bool:
-    """Tell whether it is drawn for each patch if it is centred on a label.
-
-    nnU-Net's rule centres the last patches of each batch, as many as the share rounded: of a batch
-    of two one for all shares between 0.25 and 0.75, of a batch of one none below 0.5. It is kept
-    for nnU-Net's own share, with which larger batches are known to train well.
-
-    Args:
-        batch: Patches a step.
-        share: Of the patches that are to be centred on a label, in [0, 1].
-    """
-    return batch == 1 or share != STOCK_OVERSAMPLING
 
 
 def _as_float(outputs: Any) -> Any:

@@ -219,7 +219,7 @@ def _begin_smaller(
 def _say_speed(trainer: Any) -> None:
     progress, used_s = trainer.progress, trainer.clock.used_s
     state_bytes = sum(tensor.nbytes for tensor in trainer.state)
-    loaders = "one process" if trainer.loaders == 1 else f"{trainer.loaders} processes"
+    loaders = "one process" if trainer.supply.count == 1 else f"{trainer.supply.count} processes"
     console.detail(
         f"{progress.iterations} iterations in {console.counted(trainer.current_epoch, 'epoch')}, "
         f"{progress.iterations / used_s:.2f} a second; {progress.stepping_s / used_s:.0%} of the "
@@ -367,7 +367,7 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
         "reference_images": [str(path) for path in case.images],
         "memory_bytes": memory_bytes,
         "threads": trainer.threads,
-        "loaders": trainer.loaders,
+        "loaders": trainer.supply.count,
         "channels_last": trainer.setup.channels_last,
     }
     write_json(training.folder.training_file, record)
