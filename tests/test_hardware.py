@@ -61,6 +61,8 @@ def two_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_80", "sm_90"])
     # What is emulated is supported as well, and slow.
     monkeypatch.setattr(
         torch.cuda, "is_bf16_supported", lambda *, including_emulation: including_emulation
@@ -147,6 +149,46 @@ def test_a_gpu_is_chosen_by_its_number(two_gpus, wish, index):
 
 def test_the_cpu_can_be_chosen_beside_gpus(two_gpus):
     assert choose_device("cpu").kind == "cpu"
+
+
+OLD, NEW = (6, 1), (12, 0)
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "has_code"),
+    [
+        (OLD, ["sm_75", "sm_80"], False),
+        ((8, 0), ["sm_86"], False),
+        ((8, 9), ["sm_86"], True),
+        (NEW, ["sm_90", "sm_120"], True),
+        (NEW, ["sm_90", "sm_100"], False),
+        (NEW, ["sm_90", "compute_90"], True),
+        ((9, 0), ["sm_90a"], True),
+        # Of AMD, and of a torch that does not tell.
+        (OLD, ["gfx90a"], True),
+        (OLD, [], True),
+    ],
+)
+def test_a_gpu_for_which_torch_has_no_code_is_not_chosen(
+    two_gpus, monkeypatch, capsys, capability, built_for, has_code
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built_for)
+
+    device = choose_device("auto")
+
+    assert device.kind == ("cuda" if has_code else "cpu")
+    said = capsys.readouterr()
+    assert ("has no code for the GPU GPU 0" in said.out + said.err) != has_code
+
+
+def test_a_gpu_for_which_torch_has_no_code_is_refused_when_it_was_asked_for(two_gpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: OLD)
+
+    with pytest.raises(UsageError, match="has no code for the GPU GPU 1") as refused:
+        choose_device("cuda:1")
+
+    assert "--device cpu" in refused.value.fix
 
 
 @pytest.mark.parametrize(

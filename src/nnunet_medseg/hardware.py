@@ -6,6 +6,7 @@ import ctypes
 import mmap
 import os
 import platform
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from nnunet_medseg import console
 from nnunet_medseg.errors import UsageError
 
 __all__ = [
@@ -39,6 +41,8 @@ USABLE_SHARE = 0.7  # of the free memory; the rest is for the main process and t
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_KEPT_BYTES = 32 << 20
 NEVER = -1
+# As torch names what it was built for: sm_86, compute_120, sm_90a.
+_BUILT_FOR = re.compile(r"(sm|compute)_(\d+)(\d)[a-z]?")
 # Of madvise(2), from asm-generic/mman-common.h of Linux.
 MADV_DONTFORK, MADV_DOFORK = 10, 11
 
@@ -204,7 +208,8 @@ def choose_device(wish: str) -> Device:
         wish: "auto", "cpu", "cuda" or "cuda:N".
 
     Raises:
-        UsageError: When the wish is not one of these, or there is no such GPU.
+        UsageError: When the wish is not one of these, there is no such GPU, or torch has no code
+            for it; with "auto" the CPU is taken then, and a warning says so.
     """
     import torch
 
@@ -220,11 +225,40 @@ def choose_device(wish: str) -> Device:
         problem = f"--device {wish}: this machine shows {found} usable GPU{'s' * (found != 1)}."
         raise UsageError(problem, fix="Use --device cpu, or check the GPU driver with nvidia-smi.")
     if kind == "cpu" or found == 0:
-        return Device("cpu", 0, f"CPU with {core_count()} cores", _cpu_has_bf16())
+        return _cpu()
     name = str(torch.cuda.get_device_name(index))
+    if not _has_kernels(index):
+        problem = f"The installed torch {torch.__version__} has no code for the GPU {name}."
+        if kind == "cuda":
+            fix = "Install a torch that is made for this GPU, or use --device cpu."
+            raise UsageError(problem, fix=fix)
+        console.warn(f"{problem} The CPU computes; a torch that is made for this GPU would use it")
+        return _cpu()
     with torch.cuda.device(index):
         has_bf16 = bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return Device("cuda", index, name, has_bf16)
+
+
+def _cpu() -> Device:
+    return Device("cpu", 0, f"CPU with {core_count()} cores", _cpu_has_bf16())
+
+
+def _has_kernels(index: int) -> bool:
+    """Tell whether torch was built for a GPU, as its wheels no longer are for old ones.
+
+    Code for one GPU runs on later ones of the same generation (its major number); what the driver
+    translates, which is called compute, on all later ones.
+    """
+    import torch
+
+    capability = torch.cuda.get_device_capability(index)
+    built = [_BUILT_FOR.fullmatch(name) for name in torch.cuda.get_arch_list()]
+    # A build for GPUs of AMD names none of these.
+    known = [(match[1], (int(match[2]), int(match[3]))) for match in built if match]
+    return not known or any(
+        version <= capability and (kind == "compute" or version[0] == capability[0])
+        for kind, version in known
+    )
 
 
 def _cpu_has_bf16() -> bool:

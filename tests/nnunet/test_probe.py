@@ -354,3 +354,27 @@ def test_any_other_error_of_a_step_is_not_hidden(training_folder, monkeypatch):
 
     with pytest.raises(RuntimeError, match="sizes do not match"):
         measure(training_folder)
+
+
+def test_no_step_that_is_measured_is_left_out_because_gradients_overflow(
+    training_folder, monkeypatch
+):
+    scales: list[float] = []
+    prepare = BudgetedTrainer.prepare_network
+
+    def prepare_as_on_a_gpu(trainer: BudgetedTrainer) -> None:
+        prepare(trainer)
+        trainer.grad_scaler = torch.amp.GradScaler("cpu")
+
+    def step(trainer: BudgetedTrainer, _: dict) -> dict:
+        scales.append(trainer.grad_scaler.get_scale())
+        return {"loss": np.float32(1.0)}
+
+    monkeypatch.setattr(BudgetedTrainer, "prepare_network", prepare_as_on_a_gpu)
+    monkeypatch.setattr(BudgetedTrainer, "train_step", step)
+
+    measure_step(
+        make_training_plans(), CONFIGURATION, DESCRIPTION, make_setup(training_folder), math.inf
+    )
+
+    assert set(scales) == {1.0}

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from nnunet_medseg.errors import TrainingError
 from nnunet_medseg.nnunet.rescue import (
     EXPLODED_BY,
+    MAX_OVERFLOWS,
     MIN_CELLS,
     Rescue,
     has_finite_weights,
@@ -143,8 +144,20 @@ def test_what_a_cpu_raises_when_its_memory_is_used_up_is_recognised(take):
     assert is_out_of_memory(caught.value)
 
 
-def test_what_a_gpu_raises_when_its_memory_is_used_up_is_recognised():
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        # While it compiles, and from the libraries of CUDA.
+        RuntimeError("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("FIND was unable to find an engine to execute this computation"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`"),
+    ],
+    ids=["torch", "compiling", "engines", "cuDNN", "cuBLAS"],
+)
+def test_what_a_gpu_raises_when_its_memory_is_used_up_is_recognised(error):
+    assert is_out_of_memory(error)
 
 
 def test_another_error_of_torch_is_not_taken_for_it():
@@ -161,6 +174,25 @@ def test_another_error_of_torch_is_not_taken_for_it():
 )
 def test_other_errors_are_not_taken_for_it(error):
     assert not is_out_of_memory(error)
+
+
+def left_out(losses: list[float]) -> list[bool]:
+    rescue = Rescue()
+    return [rescue.is_left_out(loss) for loss in losses]
+
+
+def test_steps_that_overflow_now_and_then_are_left_out():
+    assert left_out([0.5, math.inf, 0.4, math.nan]) == [False, True, False, True]
+
+
+def test_steps_that_overflow_many_times_in_a_row_are_not():
+    found = left_out([math.nan] * (MAX_OVERFLOWS + 2))
+
+    assert found == [True] * MAX_OVERFLOWS + [False] * 2
+
+
+def test_an_epoch_of_which_all_steps_were_left_out_has_not_exploded():
+    assert not Rescue().is_exploded([])
 
 
 def test_a_batch_is_halved_down_to_one_patch_before_the_patch_shrinks():

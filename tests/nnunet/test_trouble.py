@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from tiny_training import weights_of, wrap_step
+from tiny_training import CASES, make_setup, make_tiny_trainer, weights_of, wrap_step
 from watched_training import (
     ASKED_S,
     PATCH,
+    Witness,
     are_equal,
     are_finite,
     checkpoint_of,
@@ -428,3 +430,120 @@ def test_another_error_of_a_step_ends_the_training(training_folder):
         trainer.run_training(on_trouble=troubles.append)
 
     assert troubles == []
+
+
+# --- numbers of 16 bits that overflow ----------------------------------------------------------
+
+
+def train_scaled(trainer: BudgetedTrainer, overflows: Callable[[int], bool]) -> Witness:
+    """Train with scaled gradients, as on a GPU; the loss of chosen iterations is infinite."""
+    trainer.grad_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    build = trainer._build_loss
+
+    def build_overflowing() -> Callable[..., Any]:
+        own = build()
+        return lambda *batch: (
+            own(*batch) * (math.inf if overflows(trainer.progress.iterations) else 1.0)
+        )
+
+    trainer._build_loss = build_overflowing
+    trainer.train_step = lambda batch: nnUNetTrainer.train_step(trainer, batch)
+    return train(trainer)
+
+
+def test_steps_that_overflow_now_and_then_are_left_out_as_in_nnunet(training_folder):
+    trainer = make_trainer(training_folder)
+
+    witness = train_scaled(trainer, lambda iteration: iteration % 5 == 2)
+
+    assert witness.troubles == []
+    assert trainer.progress.setbacks == 0
+    assert trainer.progress.iterations == ASKED_S
+    assert np.isfinite(witness.losses).all()
+    assert are_finite(weights_of(trainer))
+
+
+def test_a_training_in_which_all_steps_overflow_has_exploded(training_folder):
+    trainer = make_trainer(training_folder)
+
+    witness = train_scaled(trainer, lambda iteration: iteration >= 3)
+
+    assert "exploded" in witness.troubles[0]
+    assert trainer.progress.setbacks == 1
+
+
+# --- a network that cannot be compiled ----------------------------------------------------------
+
+
+def compile_with(monkeypatch: pytest.MonkeyPatch, backend: Callable[..., Any]) -> None:
+    """Let torch compile with a function that gets the graph, in place of its own compiler."""
+    own = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: own(module, backend=backend))
+
+
+def make_compiled_trainer(folder: Path, **chosen: Any) -> BudgetedTrainer:
+    setup = make_setup(folder, asked_s=ASKED_S, recipe=Recipe(), compiled=True, **chosen)
+    return make_tiny_trainer(setup)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to find C compiler"), OSError("no Python.h")], ids=type
+)
+def test_a_network_that_cannot_be_compiled_is_trained_as_it_is(training_folder, monkeypatch, error):
+    def fail(*_: Any) -> Any:
+        raise error
+
+    compile_with(monkeypatch, fail)
+    trainer = make_compiled_trainer(training_folder)
+
+    witness = train(trainer)
+
+    (said,) = witness.troubles
+    assert said.startswith("the network cannot be compiled on this machine")
+    assert str(error) in trainer.setup.log.read_text(encoding="utf-8")
+    assert trainer.progress.iterations == ASKED_S
+    assert checkpoint_of(trainer).keys() == weights_of(trainer).keys()
+    assert not any("_orig_mod" in name for name in checkpoint_of(trainer))
+
+
+def test_an_error_after_the_first_compiled_step_ends_the_training(training_folder, monkeypatch):
+    compile_with(monkeypatch, lambda graph, _: graph.forward)
+    trainer = make_compiled_trainer(training_folder)
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        if trainer.progress.iterations == 5:
+            raise RuntimeError("sizes do not match")
+        return own(batch)
+
+    wrap_step(trainer, step)
+
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        train(trainer)
+
+
+def test_a_look_at_held_out_patches_compiles_nothing(training_folder, monkeypatch):
+    graphs: list[Any] = []
+
+    def compile_as_it_is(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compile_with(monkeypatch, compile_as_it_is)
+    trainer = make_compiled_trainer(training_folder, watched=CASES[1:])
+    looks: list[tuple[float, int, int]] = []
+
+    def step(own: Callable[..., Any], batch: dict[str, Any]) -> Any:
+        result = own(batch)
+        if trainer.progress.iterations == 5:
+            before = len(graphs)
+            looks.append((trainer._validate(), before, len(graphs)))
+            trainer.network.train()
+        return result
+
+    wrap_step(trainer, step)
+
+    train(trainer)
+
+    ((dice, before, after),) = looks
+    assert 0.0 <= dice <= 1.0
+    assert after == before > 0

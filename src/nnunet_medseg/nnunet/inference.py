@@ -148,6 +148,9 @@ class Segmenter:
         self.reorients = reorients(model.plans)
         self._reader = PlansManager(dict(model.plans)).image_reader_writer_class()
         self._predictor = make_predictor(model, build_network(model), device)
+        if device.kind == "cuda":
+            # The proof of a model repeats what it segments, in another process.
+            _make_repeatable()
 
     def segment(self, images: Sequence[Path]) -> np.ndarray[Any, Any]:
         """Segment one case.
@@ -203,15 +206,24 @@ def build_network(model: Model) -> torch.nn.Module:
 def make_predictor(model: Model, network: torch.nn.Module, device: Device) -> Any:
     """Return nnU-Net's own predictor with a model."""
     # Late: with it come compilers and plots, seconds that prediction on a CPU does without.
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunet_medseg.nnunet.predictor import WatchedPredictor
 
     manager = PlansManager(dict(model.plans))
-    predictor = nnUNetPredictor(device=_place(device), allow_tqdm=False)
+    predictor = WatchedPredictor(device=_place(device), allow_tqdm=False)
     predictor.manual_initialization(
         network, manager, manager.get_configuration(model.configuration), list(model.weights),
         dict(model.description), "nnUNetTrainer", model.mirror_axes,
     )  # fmt: skip
     return predictor
+
+
+def _make_repeatable() -> None:
+    """Let two processes convolve alike on a GPU, where cuDNN else takes what was fastest just now.
+
+    Predictors choose that when they are made, so this comes after.
+    """
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def _place(device: Device) -> torch.device:
@@ -246,6 +258,8 @@ def segment_with_stock(
 
     predictor = nnUNetPredictor(device=_place(device), allow_tqdm=False)
     numbers = tuple(fold if fold == "all" else int(fold) for fold in folds)
+    if device.kind == "cuda":
+        _make_repeatable()
     predictor.initialize_from_trained_model_folder(str(folder), numbers, "checkpoint_final.pth")
     silence_readers()
     reader = predictor.plans_manager.image_reader_writer_class()

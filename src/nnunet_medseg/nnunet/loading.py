@@ -65,7 +65,7 @@ class PatchWorkers(NonDetMultiThreadedAugmenter):
         self.abort_event, self.pause_event = _Flag(), _Flag()
         self._is_ending = False
         self.add(self.seeds)
-        gpu = torch.cuda.current_device() if torch.cuda.is_available() else None
+        gpu = torch.cuda.current_device() if self.pin_memory else None
         queues = (self._queue, self.results_loop_queue)
         rest = (self.abort_event, self.pin_memory, self._processes, gpu, self.wait_time)
         self.results_loop_thread = threading.Thread(

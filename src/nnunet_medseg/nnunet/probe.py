@@ -137,6 +137,10 @@ def measure_step(
         # Compiling would take longer than measuring may.
         trainer = make_trainer(plans, configuration, description, replace(setup, compiled=False))
         trainer.prepare_network()
+        if trainer.grad_scaler is not None:
+            # A step whose gradients overflow, as the first ones with nnU-Net's scale do, is left
+            # out by the optimizer, and would be the fastest.
+            trainer.grad_scaler = torch.amp.GradScaler(trainer.device.type, init_scale=1.0)
         batch = trainer.random_batch()
         times: list[float] = []
         while not times or (_wants_more(times) and time.monotonic() + min(times) <= until_s):

@@ -14,14 +14,23 @@ __all__ = ["MAX_SETBACKS", "Rescue", "has_finite_weights", "is_out_of_memory", "
 MAX_SETBACKS = 3
 # nnU-Net's loss is cross-entropy minus Dice: with n labels it begins near log(n) and falls.
 EXPLODED_BY = 5.0
-# What torch writes into a plain RuntimeError: on a CPU (c10/core/impl/alloc_cpu.cpp of 2.13), and
-# where a library of CUDA takes memory by itself.
+# What torch writes into other errors: on a CPU (c10/core/impl/alloc_cpu.cpp of 2.13), while it
+# compiles, where a library of CUDA takes memory by itself, and where cuDNN has tried all ways to
+# convolve and none found the memory that it needs (aten/src/ATen/native/cudnn/Conv_v8.cpp).
 SIGNS = (
     "DefaultCPUAllocator",
+    "CUDA out of memory",
     "CUDA error: out of memory",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "ALLOCATION_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "unable to find an engine to execute this computation",
 )
+# Steps in a row that a scaler of gradients may leave out because numbers of 16 bits overflowed in
+# them: it halves its scale each time, and from nnU-Net's 2¹⁶ a network in order needs fewer.
+MAX_OVERFLOWS = 16
 MIN_CELLS = 4  # of the coarsest feature map along each axis, as in nnU-Net's plans
 
 
@@ -35,14 +44,26 @@ class Rescue:
     def __init__(self) -> None:
         self._weights: dict[str, torch.Tensor] | None = None
         self.first_loss: float | None = None
+        self._overflows = 0
+
+    def is_left_out(self, loss: float) -> bool:
+        """Tell whether a scaler of gradients has left out a step, whose loss is no number then.
+
+        It harms no weight. So many in a row are another matter.
+        """
+        self._overflows = 0 if math.isfinite(loss) else self._overflows + 1
+        return 0 < self._overflows <= MAX_OVERFLOWS
 
     def is_exploded(self, losses: Sequence[float]) -> bool:
         """Tell whether the losses of an epoch are out of all order.
 
-        Either one is no number, or their mean lies far above the first loss of the training.
+        Either one is no number, or their mean lies far above the first loss of the training. Of no
+        losses nothing can be told.
         """
         if not all(math.isfinite(loss) for loss in losses):
             return True
+        if not losses:
+            return False
         if self.first_loss is None:
             self.first_loss = losses[0]
         return sum(losses) / len(losses) > self.first_loss + EXPLODED_BY
@@ -62,6 +83,7 @@ class Rescue:
 
     def restore(self, network: torch.nn.Module) -> None:
         """Put the kept weights back."""
+        self._overflows = 0
         if self._weights is not None:
             for name, tensor in _weights_of(network).items():
                 tensor.copy_(self._weights[name])

@@ -19,7 +19,7 @@ from nnunetv2.inference.sliding_window_prediction import (
 
 from nnunet_medseg.errors import ModelError
 
-__all__ = ["slide"]
+__all__ = ["require_finite", "slide"]
 
 STEP = 0.5  # of a tile
 BATCH_VOXELS = 64**3  # at most this many a call, or one tile; more is not faster
@@ -63,10 +63,19 @@ def slide(
             total[place] += logits
             seen[place[1:]] += weights
     total /= seen
-    if not torch.isfinite(total).all():
+    require_finite(total)
+    return total[inner]
+
+
+def require_finite(logits: torch.Tensor) -> None:
+    """Refuse logits that are infinite or no numbers.
+
+    Raises:
+        ModelError: When any is.
+    """
+    if not torch.isfinite(logits).all():
         problem = "The network of the model returns numbers that are too large."
         raise ModelError(problem, fix="Copy the whole model folder again, or train it again.")
-    return total[inner]
 
 
 def _padded(image: torch.Tensor, tile: Sequence[int]) -> tuple[torch.Tensor, tuple[slice, ...]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +75,7 @@ __all__ = [
 # Compiling takes minutes and speeds up what follows; short trainings do not earn it back. Not yet
 # measured on a GPU.
 COMPILE_FROM_S = 20 * 60.0
+COMPILES_FROM = (7, 0)  # of a GPU: torch/_inductor/scheduler.py of 2.13, create_backend
 
 VALIDATION_SHARE = 0.02  # of the time; with checkpoints and the start about 5 %
 CHECKPOINT_SHARE = 0.015
@@ -177,8 +179,13 @@ def is_deeply_supervised(configuration: Any) -> bool:
 
 
 def will_compile(device: Device, asked_s: float) -> bool:
-    """Tell whether the network is compiled: on CUDA, when the budget earns it back."""
-    return device.kind == "cuda" and asked_s >= COMPILE_FROM_S
+    """Tell whether the network is compiled: on CUDA, when the budget earns it back.
+
+    Neither for Windows nor for old GPUs is there a compiler.
+    """
+    if device.kind != "cuda" or asked_s < COMPILE_FROM_S or os.name == "nt":
+        return False
+    return torch.cuda.get_device_capability(device.index) >= COMPILES_FROM
 
 
 class BudgetedTrainer(nnUNetTrainer):
@@ -205,6 +212,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.cached_bytes = 0
         self._last: list[torch.Tensor] | None = None
         self.is_cut_off = False
+        self._has_stepped = False  # with this network and these shapes
         self._loading_failures = 0
         # The patch of the plan, or what the memory has room for.
         self._whole_patch = [int(side) for side in self.configuration_manager.patch_size]
@@ -213,9 +221,7 @@ class BudgetedTrainer(nnUNetTrainer):
             torch.cuda.set_device(setup.device.index)
             self.device = torch.device("cuda", setup.device.index)
             torch.backends.cudnn.benchmark = True
-            # Products of matrices in TF32, as convolutions are anyway. Muon's are the only ones in
-            # float32, and it bears fewer digits still (Jordan et al., 2024, have bfloat16).
-            torch.backends.cuda.matmul.allow_tf32 = True
+            torch.backends.cudnn.deterministic = False
         use_all_cores(setup.device)
         if setup.threads is not None:
             torch.set_num_threads(min(setup.threads, core_count()))
@@ -243,7 +249,7 @@ class BudgetedTrainer(nnUNetTrainer):
 
         When the memory does not suffice, the batch becomes smaller, then the patch. When the loss
         explodes, or the weights do, the training goes back to its last good weights with half the
-        learning rate.
+        learning rate. When the network cannot be compiled, it is trained as it is.
         When a process that loads patches ends or hangs, all are started again. A checkpoint is
         written at the end, whatever ended the training.
 
@@ -269,15 +275,18 @@ class BudgetedTrainer(nnUNetTrainer):
             except LoadingError as error:
                 on_trouble(self._load_again(error))
                 continue
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
+            except Exception as error:
+                is_full = is_out_of_memory(error)
+                # What compiles fails with errors of many kinds: its own and those of compilers.
+                if not is_full and (self._has_stepped or not self.setup.compiled):
                     raise
+                self.print_to_log_file(f"{type(error).__name__}: {error}")
             finally:
                 self.supply.stop()
                 # With it go the cases that it holds.
                 self.dataloader_train = self.dataloader_val = None
             # Outside of the handler, whose traceback holds on to the memory of the failed step.
-            on_trouble(self._shrink())
+            on_trouble(self._shrink() if is_full else self._stop_compiling())
         self._require_good_weights(on_trouble)
         # The model predicts with the patch of the plan, also when cut off with a smaller one.
         self._resize(self.batch_size, self._whole_patch)
@@ -396,6 +405,20 @@ class BudgetedTrainer(nnUNetTrainer):
         shown = " x ".join(str(side) for side in patch)
         return f"the memory does not suffice; going on with batch {batch} and patch {shown}"
 
+    def _stop_compiling(self) -> str:
+        """Go on with the network as it is; return what to tell the user."""
+        self.setup = replace(self.setup, compiled=False)
+        self.network = self._bare_network()
+        # A part of it is compiled as well.
+        self.loss = self._build_loss()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._renew_scaler()
+        self.progress.is_measured = False
+        return (
+            "the network cannot be compiled on this machine (the log says why); going on without, "
+            "which is slower"
+        )
+
     def _renew_scaler(self) -> None:
         """Take a new scaler of gradients, with the scale of the old one, if there is one.
 
@@ -410,6 +433,7 @@ class BudgetedTrainer(nnUNetTrainer):
         configuration = self.configuration_manager.configuration
         configuration["batch_size"] = self.batch_size = batch
         configuration["patch_size"] = patch
+        self._has_stepped = False
 
     def _strides(self) -> list[int]:
         return [
@@ -440,14 +464,17 @@ class BudgetedTrainer(nnUNetTrainer):
             batch = next(self.dataloader_train)
             self.progress.waited_s += self.clock.used_s - started_s
             self.progress.seen.update(str(name) for name in batch["keys"])
-            losses.append(float(self.train_step(batch)["loss"]))
+            loss = float(self.train_step(batch)["loss"])
+            if self.grad_scaler is None or not self.rescue.is_left_out(loss):
+                losses.append(loss)
+            self._has_stepped = True
             self.average.take(self._bare_network(), self.progress.iterations)
             self.progress.iterations += 1
             times.append(self.clock.used_s - started_s)
             on_iteration(self.clock.used_s)
             self.is_cut_off = should_stop()
             is_late = is_overdue(self.clock.left_s, times[-1], self.clock.asked_s)
-            if self.is_cut_off or is_late or not math.isfinite(losses[-1]):
+            if self.is_cut_off or is_late or not all(map(math.isfinite, losses[-1:])):
                 break
         self.progress.stepping_s += sum(times)
         waited_s = self.progress.waited_s - waited_before_s
@@ -463,7 +490,8 @@ class BudgetedTrainer(nnUNetTrainer):
     def _close_epoch(self, losses: list[float]) -> Epoch:
         self.rescue.remember(self._bare_network())
         self.current_epoch += 1
-        self.progress.loss = float(np.mean(losses))
+        if losses:
+            self.progress.loss = float(np.mean(losses))
         if not self.is_cut_off:
             self._maybe_validate()
             self._maybe_save()
@@ -560,14 +588,19 @@ class BudgetedTrainer(nnUNetTrainer):
     def _validate(self) -> float:
         self.network.eval()
         counts = []
-        for _ in range(VALIDATION_BATCHES):
-            with self._precision():
+        with self._precision(), self._uncompiled():
+            for _ in range(VALIDATION_BATCHES):
                 result = self.validation_step(next(self.dataloader_val))
-            counts.append([result["tp_hard"], result["fp_hard"], result["fn_hard"]])
+                counts.append([result["tp_hard"], result["fp_hard"], result["fn_hard"]])
         true, false, missed = np.sum(counts, axis=0)
         total = 2 * true + false + missed
         dice = np.divide(2 * true, total, out=np.full(total.shape, np.nan), where=total > 0)
         return float(np.nanmean(dice)) if np.isfinite(dice).any() else math.nan
+
+    def _uncompiled(self) -> AbstractContextManager[Any]:
+        """Return a context without compiling: for a few patches it takes longer than a look may."""
+        # What was compiled for training is compiled once more where there are no gradients.
+        return torch.compiler.set_stance("force_eager") if self.setup.compiled else nullcontext()
 
     # --- checkpoints ---------------------------------------------------------------------------
 
@@ -732,6 +765,8 @@ class BudgetedTrainer(nnUNetTrainer):
         if self.setup.channels_last:
             lay_channels_last(self.network)
         if self._do_i_compile():
+            # Of an earlier training: another patch would be compiled for patches of any size.
+            torch.compiler.reset()
             self.network = torch.compile(self.network)
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         self.loss = self._build_loss()
