@@ -474,6 +474,9 @@ def test_a_training_in_which_all_steps_overflow_has_exploded(training_folder):
 
 # --- a network that cannot be compiled ----------------------------------------------------------
 
+# A warning that is an error would end the compiler's work, and torch would go on without a word.
+COMPILES = pytest.mark.filterwarnings("default")
+
 
 def compile_with(monkeypatch: pytest.MonkeyPatch, backend: Callable[..., Any]) -> None:
     """Let torch compile with a function that gets the graph, in place of its own compiler."""
@@ -486,6 +489,7 @@ def make_compiled_trainer(folder: Path, **chosen: Any) -> BudgetedTrainer:
     return make_tiny_trainer(setup)
 
 
+@COMPILES
 @pytest.mark.parametrize(
     "error", [RuntimeError("Failed to find C compiler"), OSError("no Python.h")], ids=type
 )
@@ -506,6 +510,7 @@ def test_a_network_that_cannot_be_compiled_is_trained_as_it_is(training_folder, 
     assert not any("_orig_mod" in name for name in checkpoint_of(trainer))
 
 
+@COMPILES
 def test_an_error_after_the_first_compiled_step_ends_the_training(training_folder, monkeypatch):
     compile_with(monkeypatch, lambda graph, _: graph.forward)
     trainer = make_compiled_trainer(training_folder)
@@ -521,6 +526,7 @@ def test_an_error_after_the_first_compiled_step_ends_the_training(training_folde
         train(trainer)
 
 
+@COMPILES
 def test_a_look_at_held_out_patches_compiles_nothing(training_folder, monkeypatch):
     graphs: list[Any] = []
 

@@ -193,6 +193,7 @@ class BudgetedTrainer(nnUNetTrainer):
 
     setup: TrainingSetup
     clock: TrainingClock
+    network: Any
     dataloader_train: Any
     dataloader_val: Any
     grad_scaler: Any
