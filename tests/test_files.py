@@ -231,13 +231,14 @@ def test_what_became_a_link_to_its_own_twin_is_not_followed(tmp_path, name):
     assert len(list_files(tmp_path)) == (2 if name == "a.txt" else 3)
 
 
-def test_a_dataset_folder_that_became_a_link_to_the_original_is_left_alone(tmp_path):
+@pytest.mark.parametrize("keep_root", [True, False])
+def test_a_dataset_folder_that_became_a_link_to_the_original_is_left_alone(tmp_path, keep_root):
     folder = make_tree(tmp_path / "set")
     listed = list_files(folder, hashed=True)
     folder.rename(tmp_path / "original")
     folder.symlink_to(tmp_path / "original")
 
-    kept = delete_listed(folder, listed, keep_root=False)
+    kept = delete_listed(folder, listed, keep_root=keep_root)
 
     assert kept == ("a.txt", "sub/b.txt", "sub/deep/c.txt")
     assert len(list_files(tmp_path / "original")) == 3

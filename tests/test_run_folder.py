@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from nnunet_medseg import run_folder
-from nnunet_medseg.errors import ResumeError
+from nnunet_medseg.errors import FolderError, ResumeError
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.run_folder import (
     Journal,
@@ -154,17 +154,41 @@ def test_the_lock_makes_a_new_or_empty_work_folder_private(tmp_path):
         assert rights(tmp_path / name) == 0o700
 
 
-def test_a_work_folder_with_files_of_the_user_keeps_its_rights(tmp_path):
+@pytest.mark.parametrize("name", ["notes.txt", "runs", "datasets", "scratch-2024"])
+def test_a_folder_with_files_of_the_user_is_no_work_folder(tmp_path, name):
     shared = tmp_path / "shared"
-    shared.mkdir()
+    (shared / name).mkdir(parents=True)
     shared.chmod(0o755)
-    (shared / "notes.txt").touch()
 
-    with lock(shared):
-        make_run(shared)
+    with pytest.raises(FolderError, match=name) as refused, lock(shared):
+        pass
 
+    assert "--work_dir" in refused.value.fix
+    assert [path.name for path in shared.iterdir()] == [name]
     assert rights(shared) == 0o755
-    assert rights(shared / "runs") == 0o700
+
+
+def test_what_comes_into_a_work_folder_later_does_not_end_its_use(tmp_path):
+    work = tmp_path / "work"
+    with lock(work):
+        make_run(work)
+    (work / "notes.txt").touch()
+
+    with lock(work):
+        found = find_runs(work)
+
+    assert len(found) == 1
+
+
+def test_a_work_folder_from_before_there_were_markers_is_one(tmp_path):
+    for name in ("runs", "datasets", "scratch-abc"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "lock").touch()
+
+    with lock(tmp_path):
+        is_ours = True
+
+    assert is_ours
 
 
 def test_runs_are_found_by_name(tmp_path):
@@ -231,7 +255,7 @@ def test_the_sockets_of_a_killed_process_are_removed_by_the_next_one(
 
     assert left_behind == ["pymp-"]
     assert list(temporary.iterdir()) == []
-    assert [path.name for path in work.iterdir()] == ["lock"]
+    assert {path.name for path in work.iterdir()} == {"lock", "made-by-medseg"}
 
 
 def test_sockets_have_a_short_path_where_the_temporary_folder_has_a_long_one(tmp_path, monkeypatch):
@@ -247,13 +271,15 @@ def test_sockets_have_a_short_path_where_the_temporary_folder_has_a_long_one(tmp
 
 
 def test_a_note_about_sockets_removes_nothing_else(tmp_path):
-    own, link = tmp_path / "own", tmp_path / "pymp-link"
+    own, link, work = (tmp_path / name for name in ("own", "pymp-link", "work"))
     own.mkdir()
     link.symlink_to(own)
 
     for named in (own, link):
-        (tmp_path / "sockets").write_text(str(named))
-        with lock(tmp_path):
+        with lock(work):
+            pass
+        (work / "sockets").write_text(str(named))
+        with lock(work):
             pass
 
     assert own.is_dir()

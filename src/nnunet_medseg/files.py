@@ -23,6 +23,7 @@ __all__ = [
     "ListedFile",
     "copy_listed",
     "delete_listed",
+    "has_link",
     "hash_file",
     "list_files",
     "read_cache",
@@ -169,6 +170,17 @@ def _describe(folder: Path, path: Path, *, hashed: bool) -> ListedFile:
     )
 
 
+def has_link(folder: Path, top: Path) -> bool:
+    """Tell whether a folder is reached by a link: itself, or one above it up to a top folder.
+
+    Args:
+        folder: The top folder, or one below it.
+        top: What lies above it does not count.
+    """
+    between = [parent for parent in folder.parents if parent == top or top in parent.parents]
+    return any(path.is_symlink() for path in (folder, *between))
+
+
 def copy_listed(
     folder: Path,
     listed: Iterable[ListedFile],
@@ -223,17 +235,16 @@ def delete_listed(
     """Delete the listed files that are unchanged, and the folders this leaves empty.
 
     Args:
-        folder: The folder that was listed.
+        folder: The folder that was listed. A link is left alone with all that it leads to.
         listed: Records with hashes. A file whose size, time or content differs is kept, so is a
             link, and so is whatever was never listed. A file already gone is no problem.
-        keep_root: Whether the folder itself stays even when it is empty. A folder that may go is
-            no link; one that has become a link since is left alone with all that it leads to.
+        keep_root: Whether the folder itself stays even when it is empty.
         on_file: Called after each record, for a progress bar.
 
     Returns:
         Paths, relative to the folder, of all that is still there.
     """
-    if folder.is_symlink() and not keep_root:
+    if folder.is_symlink():
         return tuple(record.path for record in listed)
     parents: set[Path] = set()
     for record in listed:

@@ -1,7 +1,7 @@
 """The folder of a run: every path in it by name, the journal of its stages, and the lock.
 
 Promises: a stage is in the journal only when all it writes has been written; the lock of a
-process that died is no lock.
+process that died is no lock; no command works, and so deletes, in a folder that is not its own.
 Does not promise: two machines that share a folder without file locks being kept apart.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from nnunet_medseg.errors import ResumeError
+from nnunet_medseg.errors import FolderError, ResumeError
 from nnunet_medseg.files import read_json, write_json
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "RunFolder",
     "StageRecord",
     "TrainingFolder",
+    "claim",
     "find_runs",
     "is_locked",
     "is_writable",
@@ -47,7 +48,10 @@ HISTORIES_NAME = "training.jsonl"  # the epochs of all trainings, beside the mod
 REMOVED = ".removed-"  # a run folder that is being removed; no dataset can be called so
 SCRATCH = "scratch-"  # temporary folders of a prediction
 LOCK = "lock"
+MARKER = "made-by-medseg"  # a work folder has it from its first moment on
 SOCKETS = "sockets"  # names the temporary folder through which a command talks to its workers
+# What work folders hold that are older than the marker.
+OWN_NAMES = frozenset({LOCK, SOCKETS, "runs", "datasets", "predict-log.txt", "compare-log.txt"})
 # The path of a socket has at most 107 bytes (unix(7)), and names below the folder take 32.
 MAX_TEMPORARY_BYTES = 75
 SHORT_TEMPORARY = Path("/tmp")  # noqa: S108 the folder made in it has a random name and is private
@@ -130,7 +134,6 @@ class RunFolder:
 
     def create(self, journal: Journal) -> None:
         """Make the folder, with an empty list of finished stages."""
-        # The work folder around it may be one that the user shares with others.
         self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.root.mkdir(mode=0o700)
         for folder in (self.raw, self.preprocessed, self.results, self.trainings, self.report):
@@ -252,11 +255,12 @@ def lock(work_folder: Path) -> Iterator[None]:
     """Hold the work folder, so that two commands do not work in it at once.
 
     Raises:
+        FolderError: When it is there, but no work folder: it has files, and none of ours.
         ResumeError: When another living process holds it.
     """
     from filelock import FileLock, Timeout
 
-    _make_private(work_folder)
+    claim(work_folder)
     held = FileLock(work_folder / LOCK)
     try:
         held.acquire(timeout=LOCK_WAIT_S)
@@ -337,12 +341,29 @@ def _remove_sockets(note: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_private(folder: Path) -> None:
+def claim(folder: Path) -> None:
+    """Make a work folder, or make sure that it is one.
+
+    Runs and temporary folders are known by their names, and removed; somebody else's may have the
+    same ones.
+
+    Raises:
+        FolderError: When there are files in it, and none of ours.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # An empty folder has no other use; one with files of the user keeps its rights.
-    if not any(folder.iterdir()):
-        with suppress(PermissionError):
-            folder.chmod(0o700)
+    names = {path.name for path in folder.iterdir()}
+    if MARKER in names:
+        return
+    # Before there were markers there was a lock.
+    others = {name for name in names if name not in OWN_NAMES and not name.startswith(SCRATCH)}
+    if others or (names and LOCK not in names):
+        shown = ", ".join(sorted(others or names)[:3])
+        problem = f"{folder} is no work folder: there is {shown} in it."
+        fix = f"Give a folder that is new or empty, as --work_dir {folder / '.medseg'}."
+        raise FolderError(problem, fix=fix)
+    with suppress(PermissionError):
+        folder.chmod(0o700)
+    (folder / MARKER).touch()
 
 
 def is_writable(folder: Path) -> bool:

@@ -15,13 +15,14 @@ from nnunet_medseg import console
 from nnunet_medseg.cli import status as command
 from nnunet_medseg.cli.main import main
 from nnunet_medseg.nnunet.history import Epoch, append_epoch
-from nnunet_medseg.run_folder import Journal, RunFolder, StageRecord, lock
+from nnunet_medseg.run_folder import Journal, RunFolder, StageRecord, claim, lock
 from nnunet_medseg.workflows.options import TrainOptions
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A folder of the two commands with a run that is at its training."""
+    claim(tmp_path / ".medseg")
     folder = RunFolder(tmp_path / ".medseg" / "runs" / "My Liver")
     stages = [StageRecord(name=name, seconds=1.0) for name in ("convert", "plan")]
     options = TrainOptions(dataset_name="My Liver", minutes=2, fold="0").to_json()

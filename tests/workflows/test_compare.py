@@ -174,7 +174,7 @@ def test_the_dataset_stays_as_it_was_and_nothing_stays_in_the_work_folder(ours, 
     compare(ours, ours, drawn, work, device="cpu")
 
     assert hashes_of(drawn) == before
-    assert [path.name for path in work.iterdir() if path.name != "lock"] == []
+    assert {path.name for path in work.iterdir()} == {"lock", "made-by-medseg"}
 
 
 def test_the_command_writes_the_dice_of_every_case_where_it_was_asked_to(ours, drawn, work):

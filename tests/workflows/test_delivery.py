@@ -75,6 +75,30 @@ def test_the_copy_is_deleted_with_the_folders_it_leaves_empty(run):
     assert list(run.folders.input.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["in", "in/wrapped", "in/wrapped/Data"])
+def test_a_dataset_behind_a_link_to_the_original_is_left(run, tmp_path, capsys, place):
+    (tmp_path / place).rename(tmp_path / "original")
+    (tmp_path / place).symlink_to(tmp_path / "original", target_is_directory=True)
+    delivery.deliver(run)
+
+    delivery.clean(run)
+
+    assert files_in(run.dataset_folder) == {"Patient/img.nii.gz", "notes.txt"}
+    assert "behind a link" in capsys.readouterr().out
+
+
+def test_a_link_above_the_input_folder_changes_nothing(run, tmp_path):
+    linked = tmp_path / "elsewhere"
+    linked.symlink_to(tmp_path, target_is_directory=True)
+    folders = replace(run.folders, input=linked / "in")
+    run = replace(run, folders=folders, dataset_folder=folders.input / "wrapped" / "Data")
+    delivery.deliver(run)
+
+    delivery.clean(run)
+
+    assert list(run.folders.input.iterdir()) == []
+
+
 def test_files_that_came_or_changed_are_kept_and_named(run, capsys):
     (run.dataset_folder / "Patient" / "new.nii.gz").write_bytes(b"came later")
     (run.dataset_folder / "notes.txt").write_bytes(b"NOTES")

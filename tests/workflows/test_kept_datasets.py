@@ -18,6 +18,7 @@ USAGE = 2
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
+    run_folder.claim(tmp_path / "work")
     return tmp_path / "work"
 
 

@@ -78,6 +78,17 @@ def test_a_second_table_gets_a_number_of_its_own(tmp_path):
     assert rows_of(tmp_path / "out" / "volumes_2.csv")[0]["case"] == "b.nii.gz"
 
 
+def test_images_behind_a_link_to_the_originals_are_left(tmp_path, capsys):
+    write_images(tmp_path / "originals", "a.nii.gz")
+    (tmp_path / "images").symlink_to(tmp_path / "originals", target_is_directory=True)
+    write_stock_folder(tmp_path / "model")
+
+    run(tmp_path, delete_input=True)
+
+    assert (tmp_path / "originals" / "a.nii.gz").is_file()
+    assert "behind a link" in capsys.readouterr().out
+
+
 def test_a_preview_is_a_picture_beside_each_segmentation(tmp_path):
     write_images(tmp_path / "images", "a.nii.gz", "b.nii.gz", "b.mha")
     write_stock_folder(tmp_path / "model")

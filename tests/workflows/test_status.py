@@ -23,7 +23,7 @@ from nnunet_medseg.dataset.intake import read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.files import write_json
 from nnunet_medseg.nnunet.history import Epoch, append_epoch, write_histories
-from nnunet_medseg.run_folder import HISTORIES_NAME, Journal, RunFolder, StageRecord, lock
+from nnunet_medseg.run_folder import HISTORIES_NAME, Journal, RunFolder, StageRecord, claim, lock
 from nnunet_medseg.workflows.options import read_train_options
 from nnunet_medseg.workflows.status import read_status, to_json
 
@@ -34,6 +34,7 @@ def make_run(
     work: Path, name: str = "Liver", finished: tuple[str, ...] = BEFORE_TRAINING, **options: Any
 ) -> RunFolder:
     """Make the folder of a run as it is when some stages are finished."""
+    claim(work)
     asked = read_train_options(dataset_name=name, **({"minutes": 2, "fold": "0"} | options))
     folder = RunFolder(work / "runs" / name)
     journal = Journal(
@@ -44,7 +45,7 @@ def make_run(
     )
     folder.create(journal)
     if "check" in finished:
-        dataset = work / "datasets_of_tests" / name
+        dataset = work.parent / "datasets_of_tests" / name
         write_patients(dataset, cases=6)
         wishes = Wishes(
             parse_labels(asked.label), parse_image_types(asked.image_type), asked.fold, asked.seed

@@ -285,6 +285,11 @@ def _tell(
     console.detail(f"{len(cases)} segmentations are in {output}")
     if not delete_input:
         return
+    if source.is_symlink():
+        console.warn(
+            "the images lie behind a link, which may lead to the originals: they were left there"
+        )
+        return
     present = {item.path for item in list_files(source)}
     kept = delete_listed(source, listed, keep_root=True)
     console.detail(f"deleted: {len(present - set(kept))} image files of the input folder")

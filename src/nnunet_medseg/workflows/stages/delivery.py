@@ -40,6 +40,7 @@ from nnunet_medseg.errors import FolderError, VerificationError
 from nnunet_medseg.files import (
     ListedFile,
     delete_listed,
+    has_link,
     list_files,
     read_json,
     write_atomic,
@@ -357,6 +358,8 @@ def _reason_to_leave(run: Run, manifest: Manifest) -> str:
         return "the dataset could not be kept, so that its copy was left where it is"
     if not run.options.delete_input:
         return "the dataset was left where it is"
+    if has_link(run.dataset_folder, run.folders.input):
+        return "the dataset lies behind a link, which may lead to the original: it was left there"
     if manifest.training.ended_early:
         return "the training was ended early, so that the copy was left for another one"
     if manifest.training.diverged_folds:
