@@ -125,6 +125,44 @@ def test_patches_grow_no_larger_than_the_memory_allows(training_folder):
     assert trainer.clock.used_s == ASKED_S
 
 
+def test_the_clock_may_pass_the_end_of_growth_while_an_epoch_is_planned(training_folder):
+    trainer = make_trainer(training_folder, growth=0.5)
+    trainer.clock.start()
+    trainer.prepare_network()
+    trainer.progress.iteration_s, trainer.progress.is_measured = 1.0, True
+    shares = iter([0.5 - 1e-9, 0.5 + 1e-9, 0.5 + 1e-9])
+
+    class PassingClock:
+        left_s, asked_s = 12.0, ASKED_S
+
+        @property
+        def share(self) -> float:
+            return next(shares)
+
+    trainer.clock = PassingClock()
+
+    assert trainer._next_iterations() == 1
+
+
+def test_an_epoch_for_which_no_time_is_left_is_none(training_folder):
+    trainer = make_trainer(training_folder)
+    grow, late = trainer.supply.grow, []
+
+    def grow_slowly(*given: Any) -> None:
+        grow(*given)
+        if trainer.progress.iterations >= 20 and not late:
+            late.append(trainer.progress.iterations)
+            trainer.clock.start(used_before_s=ASKED_S)
+
+    trainer.supply.grow = grow_slowly
+
+    witness = train(trainer)
+
+    assert late
+    assert witness.troubles == []
+    assert trainer.progress.iterations == late[0]
+
+
 def test_what_is_compiled_keeps_its_patch(training_folder):
     setup = make_setup(training_folder, asked_s=ASKED_S, recipe=Recipe(growth=0.5), compiled=True)
     trainer = make_tiny_trainer(setup)

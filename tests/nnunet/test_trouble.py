@@ -28,9 +28,10 @@ from watched_training import (
 
 from nnunet_medseg.budget.recipe import Recipe
 from nnunet_medseg.budget.schedule import learning_rate
-from nnunet_medseg.errors import TrainingError
+from nnunet_medseg.errors import DivergedError, TrainingError
 from nnunet_medseg.nnunet.history import Epoch, read_history
 from nnunet_medseg.nnunet.loading import LoadingError
+from nnunet_medseg.nnunet.rescue import MAX_SETBACKS
 from nnunet_medseg.nnunet.trainer import BudgetedTrainer
 from nnunet_medseg.nnunet.weights import read_checkpoint
 
@@ -113,6 +114,40 @@ def test_a_training_whose_loss_exploded_goes_on_with_half_the_rate_and_says_so(t
     assert "2 times lower" in trouble
     assert factors == pytest.approx([1.0, 1.0] + [0.5] * (len(factors) - 2))
     assert np.isfinite(witness.losses).all()
+
+
+def test_a_training_that_diverged_in_the_end_keeps_its_last_good_weights(training_folder):
+    trainer = make_trainer(training_folder)
+    good: list[dict[str, torch.Tensor]] = []
+    remember = trainer.rescue.remember
+
+    def note(network: torch.nn.Module) -> None:
+        remember(network)
+        good.append(weights_of(trainer))
+
+    trainer.rescue.remember = note
+    explode(trainer, lambda iteration: iteration > 10)
+
+    with pytest.raises(DivergedError):
+        train(trainer)
+
+    assert trainer.progress.setbacks == MAX_SETBACKS + 1
+    assert are_equal(weights_of(trainer), good[-1])
+    assert are_equal(checkpoint_of(trainer), good[-1])
+
+
+def test_a_training_that_had_diverged_does_not_begin_again(training_folder):
+    first = make_trainer(training_folder)
+    explode(first, lambda iteration: iteration > 10)
+    with pytest.raises(DivergedError):
+        train(first)
+    trainer = make_trainer(training_folder)
+
+    with pytest.raises(DivergedError):
+        train(trainer)
+
+    assert trainer.progress.iterations == first.progress.iterations
+    assert are_equal(weights_of(trainer), weights_of(first))
 
 
 def test_an_epoch_that_exploded_does_not_count(training_folder):

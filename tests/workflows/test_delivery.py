@@ -41,7 +41,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = Run(folder, dataset, folders, options, device, store=folder.root)
     delivery._name_hidden(run)
     (delivery._hidden(run) / "model").mkdir(parents=True)
-    manifest = SimpleNamespace(training=SimpleNamespace(ended_early="", diverged_folds=0))
+    facts = SimpleNamespace(ended_early="", other_ended_early="", diverged_folds=0)
+    manifest = SimpleNamespace(training=facts)
     monkeypatch.setattr(delivery, "read_manifest", lambda path: manifest if path.is_dir() else None)
     return run
 
@@ -166,13 +167,14 @@ def files_in(folder: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("cause", "diverged"), [("Ctrl-C", 0), ("", 1)], ids=["interrupted", "a fold diverged"]
+    "missing",
+    [{"ended_early": "Ctrl-C"}, {"other_ended_early": "the deadline"}, {"diverged_folds": 1}],
+    ids=["interrupted", "another interrupted", "a fold diverged"],
 )
-def test_the_copy_stays_when_part_of_the_training_is_missing(
-    run, monkeypatch, capsys, cause, diverged
-):
+def test_the_copy_stays_when_part_of_the_training_is_missing(run, monkeypatch, capsys, missing):
     delivery.deliver(run)
-    facts = SimpleNamespace(ended_early=cause, diverged_folds=diverged)
+    whole = {"ended_early": "", "other_ended_early": "", "diverged_folds": 0}
+    facts = SimpleNamespace(**(whole | missing))
     monkeypatch.setattr(delivery, "read_manifest", lambda _: SimpleNamespace(training=facts))
 
     delivery.clean(run)

@@ -36,6 +36,7 @@ from nnunet_medseg.workflows.stages.common import (
     ended_early,
     evaluates_all,
     handed_over,
+    model_ended_early,
     recipe_of,
     split_of,
     trainings_of,
@@ -49,6 +50,7 @@ from nnunet_medseg.workflows.stages.training import (
     _used_before_s,
     _what_follows,
     train,
+    train_variant,
 )
 from nnunet_medseg.workflows.train import _reopen, stages_of
 
@@ -432,6 +434,103 @@ def test_a_training_without_folds_that_diverged_is_an_error(tmp_path, monkeypatc
 
     with pytest.raises(DivergedError):
         train(run, trainings_of(run)[0])
+
+
+def let_it_diverge(monkeypatch, iterations: int, good_epochs: int) -> list[SimpleNamespace]:
+    """Let trainings diverge after a number of iterations; return those that are recorded."""
+    recorded: list[SimpleNamespace] = []
+    trainer = SimpleNamespace(
+        is_cut_off=False,
+        divergence=DIVERGED,
+        current_epoch=good_epochs,
+        progress=SimpleNamespace(iterations=iterations),
+    )
+
+    def diverge(*_) -> int:
+        raise DIVERGED
+
+    stand_ins = {
+        "_make_trainer": lambda *_: trainer,
+        "_train_with_bar": diverge,
+        "_record_training": lambda *given: recorded.append(given[2]),
+    }
+    for name in ("_announce", "_say_speed"):
+        stand_ins[name] = lambda *_: None
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(training_stage, name, stand_in)
+    return recorded
+
+
+def test_the_last_good_weights_of_a_training_that_diverged_late_are_the_model(
+    tmp_path, monkeypatch, capsys
+):
+    run = make_run(tmp_path, fold="0")
+    recorded = let_it_diverge(monkeypatch, iterations=500, good_epochs=20)
+
+    train(run, trainings_of(run)[0])
+
+    (trainer,) = recorded
+    assert training_stage._cause(run, trainer) == "divergence"
+    assert "The last good weights are handed over" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("iterations", "good_epochs"), [(10, 2), (500, 0)])
+def test_a_training_that_diverged_at_once_has_no_model(
+    tmp_path, monkeypatch, iterations, good_epochs
+):
+    run = make_run(tmp_path, fold="0")
+    let_it_diverge(monkeypatch, iterations, good_epochs)
+
+    with pytest.raises(DivergedError):
+        train(run, trainings_of(run)[0])
+
+
+@pytest.mark.parametrize("options", [{"fold": "cv"}, {"fold": "0", "vary": "seed=1,2"}])
+def test_what_diverged_beside_others_is_left_out(tmp_path, monkeypatch, options):
+    run = make_run(tmp_path, **options)
+    recorded = let_it_diverge(monkeypatch, iterations=500, good_epochs=20)
+    first = trainings_of(run)[0]
+    first.folder.root.mkdir()
+
+    train_variant(run, first)
+
+    assert recorded == []
+    assert first.folder.failed_file.exists()
+
+
+def test_a_training_that_diverged_is_not_begun_again_by_the_same_command(tmp_path):
+    run = make_run(tmp_path, fold="0")
+    finish(run, "check")
+    (training,) = trainings_of(run)
+    training.folder.root.mkdir()
+    write_json(training.folder.training_file, {"ended_early": "divergence"})
+    finish(run, "train")
+
+    _reopen(run)
+
+    assert "train" in run.folder.finished_stages()
+
+
+@pytest.mark.parametrize("error", [DIVERGED, BudgetError("Too short.", fix="Give more.")], ids=type)
+def test_a_training_from_scratch_that_fails_is_left_out(tmp_path, monkeypatch, capsys, error):
+    run = make_run(tmp_path, fold="0", pretrained="model", against_scratch=True)
+    let_training_fail(monkeypatch, {"scratch": error})
+
+    for stage in stages_of(run):
+        if stage.name.startswith("train"):
+            stage.work(run)
+
+    assert handed_over_by(run) == ["fine-tuning"]
+    assert trainings_of(run)[1].folder.failed_file.exists()
+    assert f"scratch failed, the others go on: {error.problem}" in capsys.readouterr().out
+
+
+def test_a_model_that_was_trained_to_its_end_does_not_say_it_was_interrupted(tmp_path):
+    run = make_run(tmp_path, fold="0", vary="seed=1,2,3")
+    end_early(run, None, None, "the deadline")
+    write_json(run.folder.chosen_file, {"training": "variant_1"})
+
+    assert (model_ended_early(run), ended_early(run)) == ("", "the deadline")
 
 
 def test_a_fold_that_could_go_on_with_more_memory_is_not_left_out(tmp_path, monkeypatch):

@@ -74,7 +74,8 @@ class TrainingFacts(_Record):
     """The training in numbers; times in seconds, shares of the time that was used.
 
     The planned time is less than what was asked for when a deadline left less. What ended the
-    training early is "Ctrl-C", "SIGTERM", "the deadline", or empty. Folds that diverged are left
+    training early is "Ctrl-C", "SIGTERM", "the deadline", "divergence", or empty; other is what
+    ended one early that was only to be compared with the model. Folds that diverged are left
     out of the model. Threads trained, loaders are the processes that cut patches at the end, the
     most of all folds; channels last is how features lay in memory. Older programs wrote none.
     """
@@ -83,6 +84,7 @@ class TrainingFacts(_Record):
     planned_s: float | None = None
     used_s: float
     ended_early: str = ""
+    other_ended_early: str = ""
     iterations: int
     epochs: int
     final_loss: float

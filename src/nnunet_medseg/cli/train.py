@@ -228,4 +228,4 @@ def train_and_tell(
         f"{training.iterations} iterations"
     )
     console.detail(quality_line(result.manifest))
-    return EARLY_ENDS.get(training.ended_early, 0)
+    return EARLY_ENDS.get(training.ended_early or training.other_ended_early, 0)

@@ -213,6 +213,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.cached_bytes = 0
         self._last: list[torch.Tensor] | None = None
         self.is_cut_off = False
+        self.divergence: DivergedError | None = None
         self._has_stepped = False  # with this network and these shapes
         self._loading_failures = 0
         # The patch of the plan, or what the memory has room for.
@@ -263,7 +264,8 @@ class BudgetedTrainer(nnUNetTrainer):
 
         Raises:
             BudgetError: When the time does not suffice for 20 iterations.
-            DivergedError: When the loss or the weights have exploded four times.
+            DivergedError: When the loss or the weights have exploded four times; the network has
+                the last good weights then, and the checkpoint too.
             TrainingError: When no patch fits the memory, patches cannot be loaded, or no epoch was
                 in order when the time was over.
         """
@@ -294,6 +296,8 @@ class BudgetedTrainer(nnUNetTrainer):
         use_all_cores(self.setup.device)
         # Also after a kill between the last epoch and the journal.
         self.save_checkpoint(str(self.setup.checkpoint))
+        if self.divergence is not None:
+            raise self.divergence
 
     def _train_on(
         self,
@@ -302,16 +306,20 @@ class BudgetedTrainer(nnUNetTrainer):
         should_stop: Callable[[], bool],
         on_trouble: Callable[[str], None],
     ) -> None:
-        patch = self._due_patch()
+        patch = self._due_patch(self.clock.share)
         self._take_patch(patch)
         # What earlier steps have left: the processes that are started now would hold on to it.
         give_memory_back()
         self.dataloader_train, self.dataloader_val = self.get_dataloaders()
-        while self._goes_on() and patch == self._due_patch():
+        while self._goes_on() and patch == self._due_patch(self.clock.share):
             self.supply.grow(self.current_epoch, self._held())
-            losses = self._run_iterations(self._next_iterations(), on_iteration, should_stop)
+            count = self._next_iterations()
+            if count == 0:
+                # That took what was left of the time.
+                return
+            losses = self._run_iterations(count, on_iteration, should_stop)
             if self._is_exploded(losses):
-                on_trouble(self._go_back())
+                self._go_back(on_trouble)
             else:
                 on_epoch(self._close_epoch(losses))
 
@@ -322,8 +330,8 @@ class BudgetedTrainer(nnUNetTrainer):
     def _require_good_weights(self, on_trouble: Callable[[str], None]) -> None:
         # An epoch may have found no end, as when patches could not be loaded: nobody looked then.
         while not has_finite_weights(self._bare_network()):
-            on_trouble(self._go_back())
-        if self.current_epoch == 0 and not self.is_cut_off:
+            self._go_back(on_trouble)
+        if self.current_epoch == 0 and not self.is_cut_off and self.divergence is None:
             problem = "The time of the training was over before one epoch was in order."
             fix = (
                 "Start again with --fresh and a longer -t; if it happens again, check the images' "
@@ -331,10 +339,10 @@ class BudgetedTrainer(nnUNetTrainer):
             )
             raise TrainingError(problem, fix=fix)
 
-    def _due_patch(self) -> list[int]:
-        """Return the patch for now: smaller than the plan's for a share of the time."""
+    def _due_patch(self, share: float) -> list[int]:
+        """Return the patch for a share of the time: smaller than the plan's at first."""
         # What has been compiled would be compiled again.
-        if self.setup.compiled or self.clock.share >= self.setup.recipe.growth:
+        if self.setup.compiled or share >= self.setup.recipe.growth:
             return self._whole_patch
         return small_patch(self._whole_patch, self._strides())
 
@@ -345,13 +353,13 @@ class BudgetedTrainer(nnUNetTrainer):
         self._resize(self.batch_size, patch)
 
     def _goes_on(self) -> bool:
-        if self.progress.iterations == 0:
+        if self.progress.iterations == 0 and self.divergence is None:
             # Also when the start took all of the time: the first steps tell how much is needed.
             return True
         # A training that had come to its end stays there, though more time is given now: its
         # learning rate is zero.
-        is_over = self.is_cut_off or self.current_epoch >= MAX_EPOCHS or self.clock.share >= 1.0
-        return not is_over and self._next_iterations() > 0
+        is_over = self.current_epoch >= MAX_EPOCHS or self.clock.share >= 1.0
+        return not (is_over or self.is_cut_off or self.divergence) and self._next_iterations() > 0
 
     def _load_again(self, error: LoadingError) -> str:
         """Return what to tell the user, unless it happened too often."""
@@ -366,9 +374,21 @@ class BudgetedTrainer(nnUNetTrainer):
             raise TrainingError(problem, fix=fix) from error
         return f"{error}; going on with new ones"
 
-    def _go_back(self) -> str:
-        """Return to the last good weights with half the rate; return what to tell the user."""
+    def _go_back(self, on_trouble: Callable[[str], None]) -> None:
+        """Return to the last good weights with half the rate, or for good after the last time."""
+        self.rescue.restore(self._bare_network())
+        # The momentum is part of what went wrong.
+        self.optimizer.state.clear()
+        self.average.forget()
         self.progress.setbacks += 1
+        self._note_divergence()
+        if self.divergence is None:
+            on_trouble(
+                "the loss exploded; going on from the last good weights with "
+                f"{2**self.progress.setbacks} times lower a learning rate"
+            )
+
+    def _note_divergence(self) -> None:
         if self.progress.setbacks > MAX_SETBACKS:
             problem = (
                 f"The training diverged {MAX_SETBACKS + 1} times, each time with a lower rate."
@@ -377,15 +397,7 @@ class BudgetedTrainer(nnUNetTrainer):
                 "Start again with --fresh and another --seed; if it happens again, check the "
                 "images' intensities."
             )
-            raise DivergedError(problem, fix=fix)
-        self.rescue.restore(self._bare_network())
-        # The momentum is part of what went wrong.
-        self.optimizer.state.clear()
-        self.average.forget()
-        return (
-            "the loss exploded; going on from the last good weights with "
-            f"{2**self.progress.setbacks} times lower a learning rate"
-        )
+            self.divergence = DivergedError(problem, fix=fix)
 
     def _shrink(self) -> str:
         """Make batch or patch smaller; return what to tell the user."""
@@ -447,10 +459,11 @@ class BudgetedTrainer(nnUNetTrainer):
         if math.isnan(step_s):
             return PROBE_ITERATIONS
         count = iterations_of_next_epoch(self.clock.left_s, step_s, self.clock.asked_s)
-        if self._due_patch() != self._whole_patch:
-            share = self.clock.share
+        # Looked at once: the clock goes on meanwhile.
+        share = self.clock.share
+        if self._due_patch(share) != self._whole_patch:
             until_s = (self.setup.recipe.growth - share) / (1 - share) * self.clock.left_s
-            count = min(count, math.ceil(until_s / step_s))
+            count = min(count, max(1, math.ceil(until_s / step_s)))
         # After an interruption the machine may be another, or busier: measure anew.
         return count if self.progress.is_measured else min(count, PROBE_ITERATIONS)
 
@@ -658,6 +671,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.progress.waited_s = content["waited_s"]
         self.progress.stepping_s = content["stepping_s"]
         self.progress.setbacks = content["setbacks"]
+        self._note_divergence()
         self.progress.seen = Counter(content["seen"])
         self.rescue.first_loss = content["first_loss"]
         self._whole_patch = list(content["patch_size"])

@@ -57,6 +57,11 @@ def early_end(training: TrainingFacts) -> str:
             f"Interrupted by {training.ended_early} after {duration(training.used_s)} of "
             f"{duration(training.asked_s)} asked for: the model so far, trained no further."
         )
+    if training.other_ended_early:
+        sentences.append(
+            f"A training to compare with was interrupted by {training.other_ended_early}; the "
+            "model itself was trained to its end."
+        )
     if training.diverged_folds:
         sentences.append(
             f"Without {counted(training.diverged_folds, 'fold')} that diverged: the model is the "

@@ -18,6 +18,17 @@ GRACE_S = 25.0  # most schedulers kill 30 s after they have asked
 CTRL_C, SIGTERM, HANGUP = "Ctrl-C", "SIGTERM", "a closed terminal"
 
 
+def seconds_awake_or_not() -> float:
+    """Return the seconds of a clock that no change of the time turns, and no sleep stops.
+
+    Python's monotonic clock stands still on Linux while the machine sleeps. Other systems have
+    none that does not, or are not known to.
+    """
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
+
+
 class Ending:
     """Takes Ctrl-C, SIGTERM and a closed terminal while a run is at work.
 
@@ -29,7 +40,7 @@ class Ending:
     Args:
         deadline_s: Seconds from now until the command has to be over; infinity for none.
         grace_s: Seconds that SIGTERM leaves.
-        now: A monotonic clock in seconds; tests turn it by hand.
+        now: A clock in seconds; tests turn it by hand.
 
     Attributes:
         cause: What asked for an early end: "Ctrl-C", "SIGTERM"; empty for nothing.
@@ -40,7 +51,7 @@ class Ending:
         self,
         deadline_s: float = math.inf,
         grace_s: float = GRACE_S,
-        now: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = seconds_awake_or_not,
     ) -> None:
         self.cause = ""
         self.has_deadline = math.isfinite(deadline_s)

@@ -45,7 +45,12 @@ from nnunet_medseg.workflows.stages import (
     reporting,
     training,
 )
-from nnunet_medseg.workflows.stages.common import ended_early_by, evaluates_all, trainings_of
+from nnunet_medseg.workflows.stages.common import (
+    DIVERGENCE,
+    ended_early_by,
+    evaluates_all,
+    trainings_of,
+)
 from nnunet_medseg.workflows.stages.forecast import reference_s, workload
 from nnunet_medseg.workflows.variables import VARIABLES
 
@@ -70,7 +75,9 @@ def stages_of(run: Run) -> Iterator[Stage]:
     trainings = trainings_of(run)
     for part in trainings:
         suffix = f" {part.title}" if len(trainings) > 1 else ""
-        work = training.train_variant if run.options.vary else training.train
+        # What is only compared with the model does not keep it from being handed over.
+        is_beside = run.options.vary or (run.options.against_scratch and part != trainings[0])
+        work = training.train_variant if is_beside else training.train
         yield Stage(f"train{suffix}", partial(work, training=part))
         yield Stage(f"evaluate{suffix}", partial(evaluation.evaluate, training=part))
     yield Stage("report", reporting.report)
@@ -252,7 +259,7 @@ def _reopen(run: Run) -> None:
         return
     trainings = trainings_of(run)
     # Not one that diverged: it would do so again.
-    early = [part for part in trainings if ended_early_by(part)]
+    early = [part for part in trainings if ended_early_by(part) not in ("", DIVERGENCE)]
     for part in early:
         suffix = f" {part.title}" if len(trainings) > 1 else ""
         # First the journal: a training without its files is done again, but not the other way.

@@ -28,6 +28,7 @@ from nnunet_medseg.workflows.options import TrainOptions, read_train_options, va
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.variables import AUTO
 
+DIVERGENCE = "divergence"  # what ended a training early of which the last good weights are a model
 WATCHED_CASES = 16  # held-out cases that are preprocessed for a look during training
 
 
@@ -77,9 +78,15 @@ def handed_over(run: Run) -> tuple[Training, ...]:
     return trainings[:1]
 
 
+def model_ended_early(run: Run) -> str:
+    """Return what ended a training early that the model is made of, or was to be; or nothing."""
+    parts = trainings_of(run) if run.options.fold == "cv" else handed_over(run)
+    return next(filter(None, map(ended_early_by, parts)), "")
+
+
 def ended_early(run: Run) -> str:
     """Return what ended a training of the run early; empty when all went on to their end."""
-    return next(filter(None, (ended_early_by(training) for training in trainings_of(run))), "")
+    return next(filter(None, map(ended_early_by, trainings_of(run))), "")
 
 
 def diverged_folds(run: Run) -> int:

@@ -240,6 +240,8 @@ def _verdict(run: Run, comparison: Comparison) -> str:
         if other in dice
     ]
     text = f"Mean Dice of {shared} after fine-tuning {dice[TUNED]:.3f}: {', '.join(steps)}."
+    if any(training.folder.failed_file.exists() for training in trainings_of(run)):
+        text += " The training from scratch failed or was left out."
     worse = [other for other in (GIVEN, SCRATCH) if dice.get(other, 0.0) > dice[TUNED]]
     if worse:
         text += f" Fine-tuning did not help here: {' and '.join(worse)} had a higher Dice."

@@ -21,6 +21,7 @@ from nnunet_medseg.report.tracker import Tracker, start_tracker
 from nnunet_medseg.workflows.options import variants_of
 from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
+    DIVERGENCE,
     evaluates_all,
     make_model,
     make_segmenter,
@@ -42,7 +43,7 @@ from nnunet_medseg.workflows.stages.planning import preprocess_again
 
 
 def train_variant(run: Run, training: Training) -> None:
-    """Train as `train` does, but leave the other variants their turn when this one fails."""
+    """Train as `train` does, but leave the others their turn when this one fails."""
     try:
         train(run, training)
     except (BudgetError, TrainingError) as error:
@@ -108,7 +109,13 @@ def _train_to_the_end(run: Run, training: Training) -> None:
     used_s = _used_before_s(run, training)
     trainer = _make_trainer(run, training, used_s)
     _announce(run, training, trainer, used_s)
-    memory_bytes = _train_with_bar(run, training, trainer)
+    try:
+        memory_bytes = _train_with_bar(run, training, trainer)
+    except DivergedError as error:
+        if not _is_the_model(run, training) or not _has_trained(trainer):
+            raise
+        console.warn(f"{error.problem} The last good weights are handed over")
+        memory_bytes = held_memory_bytes(run.device)
     _say_speed(trainer)
     if trainer.is_cut_off and not _is_worth_it(run, training, trainer):
         _leave_out(training, "cut off when the run was ended early", run.ending.cause)
@@ -117,6 +124,17 @@ def _train_to_the_end(run: Run, training: Training) -> None:
         trainer.use_average()
         trainer.save_checkpoint(str(training.folder.checkpoint_file))
     _record_training(run, training, trainer, memory_bytes)
+
+
+def _is_the_model(run: Run, training: Training) -> bool:
+    """Tell whether nothing else can be handed over in the place of a training."""
+    is_first = training.name == trainings_of(run)[0].name
+    return is_first and run.options.fold != "cv" and not run.options.vary
+
+
+def _has_trained(trainer: Any) -> bool:
+    """Tell whether there is a model; there is none when all that was trained exploded."""
+    return bool(trainer.progress.iterations >= MIN_ITERATIONS and trainer.current_epoch > 0)
 
 
 def _leave_out(training: Training, problem: str, cause: str) -> None:
@@ -134,10 +152,9 @@ def _is_worth_it(run: Run, training: Training, trainer: Any) -> bool:
     if others:
         _require_time_to_close(run, others[0], 0.0)
         return False
-    epochs, iterations = trainer.current_epoch, trainer.progress.iterations
-    # There is none when all that was trained exploded.
-    if iterations < MIN_ITERATIONS or epochs == 0:
-        done = f"{iterations} iterations in {console.counted(epochs, 'good epoch')}"
+    if not _has_trained(trainer):
+        epochs = console.counted(trainer.current_epoch, "good epoch")
+        done = f"{trainer.progress.iterations} iterations in {epochs}"
         console.detail(f"too early for a model: {done}")
         run.ending.stop()
     _require_time_to_close(run, training, reference_s(run, training))
@@ -351,7 +368,7 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
     record = {
         "asked_s": training.asked_s,
         "planned_s": trainer.clock.asked_s,
-        "ended_early": run.ending.cause if trainer.is_cut_off else "",
+        "ended_early": _cause(run, trainer),
         "used_s": content["used_s"],
         "iterations": content["iterations"],
         "epochs": content["epoch"],
@@ -371,6 +388,13 @@ def _record_training(run: Run, training: Training, trainer: Any, memory_bytes: i
         "channels_last": trainer.setup.channels_last,
     }
     write_json(training.folder.training_file, record)
+
+
+def _cause(run: Run, trainer: Any) -> str:
+    """Return what ended a training early; empty for nothing."""
+    if trainer.divergence is not None:
+        return DIVERGENCE
+    return run.ending.cause if trainer.is_cut_off else ""
 
 
 def _keep_what_fitted(training: Training, trainer: Any) -> None:
