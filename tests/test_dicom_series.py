@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
 from pathlib import Path
 
@@ -373,6 +374,22 @@ def test_a_file_that_was_cut_short_is_named(tmp_path):
 
     assert error.rule == "unreadable"
     assert paths[3].name in error.problem
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_name_that_is_no_text_is_refused(tmp_path, is_folder):
+    paths = write_all(tmp_path / "series", make_series(numbers()))
+    odd = os.fsdecode(b"m\xfcller")
+    if is_folder:
+        folder = (tmp_path / "series").rename(tmp_path / odd)
+        paths = [folder / path.name for path in paths]
+    else:
+        paths[3] = paths[3].rename(paths[3].with_name(odd))
+
+    problem = refused(paths)
+
+    assert (problem.rule, problem.fix) == ("file name", "Rename it.")
+    assert problem.problem.startswith(paths[0 if is_folder else 3].name)
 
 
 def test_more_than_the_memory_holds_is_refused_before_it_is_taken(tmp_path):

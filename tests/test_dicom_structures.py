@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 
 import highdicom
@@ -132,6 +133,16 @@ def test_a_contour_that_was_exported_twice_counts_once(tmp_path):
     expected = np.zeros(PATIENT_SHAPE, bool)
     expected[LIVER] = True
     assert np.array_equal(read_structures(path, grid)[1], expected)
+
+
+def test_a_file_whose_name_is_no_text_is_refused(tmp_path):
+    path, grid = contours_and_grid(tmp_path, lambda _: None)
+    path = path.rename(path.with_name(os.fsdecode(b"m\xfcller")))
+
+    with pytest.raises(VolumeError, match="no text") as error:
+        read_structures(path, grid)
+
+    assert (error.value.rule, error.value.fix) == ("file name", "Rename it.")
 
 
 def test_two_structures_of_one_number_are_not_guessed_between(tmp_path):

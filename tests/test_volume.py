@@ -298,10 +298,12 @@ def test_rounding_in_a_direction_is_not_taken_for_shear(tmp_path):
     assert read_volume(path).array.shape == (4, 4, 4)
 
 
-def test_a_name_that_is_no_text_is_a_finding_and_not_the_end_of_the_process(tmp_path):
-    path = tmp_path / os.fsdecode(b"m\xfcller.nii.gz")
+@pytest.mark.parametrize("name", [b"m\xfcller.nii.gz", b"m\xfcller/a.nii.gz"])
+def test_a_name_that_is_no_text_is_a_finding_and_not_the_end_of_the_process(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
     write_volume(tmp_path / "a.nii.gz", make_image())
     try:
+        path.parent.mkdir(exist_ok=True)
         (tmp_path / "a.nii.gz").rename(path)
     except OSError:
         pytest.skip("this disk takes no such names")

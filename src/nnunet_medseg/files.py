@@ -30,6 +30,7 @@ __all__ = [
     "read_json",
     "write_atomic",
     "write_json",
+    "write_text",
 ]
 
 BLOCK_BYTES = 1 << 20
@@ -91,11 +92,17 @@ def write_atomic(path: Path, content: bytes, *, mode: int | None = None) -> None
         raise
 
 
+def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Write a text as UTF-8, atomically."""
+    # Half a surrogate stands for a byte of a file name that is no UTF-8.
+    write_atomic(path, text.encode(errors="backslashreplace"), mode=mode)
+
+
 def write_json(path: Path, content: Any, *, mode: int | None = None) -> None:
     """Write UTF-8 JSON with sorted keys, atomically."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    # Half a surrogate stands for a byte of a file name that is no UTF-8; JSON can escape it.
-    write_atomic(path, (text + "\n").encode(errors="backslashreplace"), mode=mode)
+    # The escape of half a surrogate is one of JSON too.
+    write_text(path, text + "\n", mode=mode)
 
 
 def read_json(path: Path) -> Any:

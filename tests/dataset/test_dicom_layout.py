@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -230,6 +231,20 @@ def test_damaged_and_foreign_files_are_named_or_passed_over(root):
     assert any(image.name in one.message for one in errors)
 
 
+def test_names_that_are_no_text_are_told_of_all_patients_in_one_go(root):
+    odd = os.fsdecode(b"m\xfcller")
+    (root / "patient 1").rename(root / odd)
+    (root / "patient 2" / "study" / "RS2").rename(root / "patient 2" / "study" / odd)
+
+    outcome = check(root)
+
+    told = [(one.case, one.rule, one.fix) for one in outcome.findings if one.severity == "error"]
+    series = (f"{odd}/study/CT", "file name", "Rename it.")
+    assert outcome.checked is None
+    # Of the first patient both the series and what was drawn on it.
+    assert told == [series, series, ("patient 2/study/CT", *series[1:])]
+
+
 def test_a_folder_around_the_dicom_files_is_not_the_dataset(tmp_path):
     add_patient(tmp_path / "in" / "Export", 1, {"Liver": LIVER})
     add_patient(tmp_path / "in" / "Export", 2, {"Liver": LIVER})
@@ -301,6 +316,16 @@ def test_a_series_to_segment_that_is_not_whole_is_named(root):
     (case,) = [case for case in group_images(root, ["CT"])[0] if "patient 3" in case.result]
 
     assert [one.rule for one in check_unlabelled(case)] == ["missing slices"]
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"m\xfcller"), "a line\nbreak"])
+def test_a_series_whose_segmentation_could_not_be_called_after_its_folder_is_told(root, name):
+    (root / "patient 3" / "study" / "CT").rename(root / name)
+
+    (case,) = [case for case in group_images(root, ["CT"])[0] if name in case.result]
+
+    told = [(one.severity, one.rule, one.fix) for one in check_unlabelled(case)]
+    assert told == [("error", "file name", "Rename it.")]
 
 
 def test_a_hundred_structures_need_no_more_memory_than_there_is(root, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,16 @@ def test_a_label_map_elsewhere_than_its_image_is_found(root):
     assert {finding.case for finding in outcome.findings if finding.severity == "error"} == {
         "p1/study/CT"
     }
+
+
+def test_names_that_are_no_text_are_told_of_images_and_label_maps(root):
+    odd = os.fsdecode(b"m\xfcller")
+    (root / "p2").rename(root / odd)
+
+    findings = check(root).findings
+
+    assert [(each.case, each.rule) for each in findings] == [(f"{odd}/study/CT", "file name")] * 2
+    assert "Segmentation.nii.gz" in findings[1].message
 
 
 def test_dicom_may_be_asked_for_by_its_ending(root):

@@ -6,8 +6,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pydicom
 from corpus import CHECK, PREDICT, TRAIN, Hostile, Place
+from layout_makers import write_dicom
 from makers import make_image, write_patient, write_patients, write_raw
+from pydicom.uid import JPEGLSLossless
 
 from nnunet_medseg.errors import DatasetError
 from nnunet_medseg.files import write_json
@@ -57,6 +60,17 @@ def not_text(place: Place) -> Path:
     folder = place.given / os.fsdecode(b"m\xfcller\x1b[2J")
     write_patients(place.given, cases=2)
     write_patient(folder.with_name("plain"), seed=3).rename(folder)
+    return place.given
+
+
+def series_not_text(place: Place) -> Path:
+    """Write series with contours, one of them packed as only a reader of SimpleITK unpacks it."""
+    write_dicom(place.given, cases=2)
+    folder = (place.given / "d1").rename(place.given / os.fsdecode(b"m\xfcller"))
+    for path in (folder / "study" / "CT").iterdir():
+        packed = pydicom.dcmread(path)
+        packed.compress(JPEGLSLossless)
+        packed.save_as(path)
     return place.given
 
 
@@ -154,6 +168,10 @@ NAMES = (
     Hostile(
         *("patient whose name is no text", (CHECK, TRAIN), not_text, DatasetError),
         ("file name", r"\x1b[2J"),
+    ),
+    Hostile(
+        *("series whose folder's name is no text", (CHECK, TRAIN, PREDICT), series_not_text),
+        *(DatasetError, ("file name", r"m\udcfcller")),
     ),
     Hostile(
         *("raw case called by escape codes", (CHECK,), training_called(ESCAPES), DatasetError),

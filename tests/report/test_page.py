@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from html.parser import HTMLParser
 
@@ -108,6 +109,12 @@ def test_with_nothing_held_out_the_page_says_so_and_what_that_means(tmp_path):
     assert "-f 0" in page.words
     assert not page.all("img")
     assert "All held-out patients" not in page.words
+
+
+def test_a_name_that_is_no_text_is_shown_as_an_escape(tmp_path):
+    words = outline(tmp_path, findings=[os.fsdecode(b"m\xfcller: empty")]).words
+
+    assert r"m\udcfcller: empty" in words
 
 
 def test_a_cross_validation_says_who_segmented_whom(tmp_path):

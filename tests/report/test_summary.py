@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import stat
 
 import pytest
@@ -167,6 +168,18 @@ def test_the_key_is_for_the_owner_only_and_keeps_any_name(tmp_path):
         ["case_0001", "0815"],
         ["case_0002", 'Müller, "Anna"'],
     ]
+
+
+def test_a_name_that_is_no_text_is_written_as_an_escape(tmp_path):
+    odd = os.fsdecode(b"m\xfcller")
+
+    write_case_key(tmp_path / "case_key.csv", {"case_0001": odd})
+    write_metrics(tmp_path / "metrics.csv", ["liver"], [make_score(odd, 0.9, 0.5)])
+    write_split(tmp_path / "split.csv", {"0": Split((odd,), ())})
+    write_summary(tmp_path / "summary.txt", make_manifest(), {}, [odd])
+
+    for path in tmp_path.iterdir():
+        assert r"m\udcfcller" in path.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("findings", [[], ["case_0001: the image is constant"]])

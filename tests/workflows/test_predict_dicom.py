@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pydicom
 import pytest
@@ -14,9 +16,11 @@ from nnunet_medseg.errors import DatasetError, UsageError, VerificationError
 from nnunet_medseg.volume import read_volume, write_volume
 from nnunet_medseg.volume.dicom.series import read_series
 from nnunet_medseg.volume.dicom.structures import read_structures, structures_of
+from nnunet_medseg.workflows.likeness import Unlike
 from nnunet_medseg.workflows.predict import predict
 from nnunet_medseg.workflows.predicting import outputs
 from nnunet_medseg.workflows.predicting.outputs import write_result
+from nnunet_medseg.workflows.predicting.table import Row, write_table
 
 
 @pytest.fixture
@@ -137,6 +141,30 @@ def test_a_series_that_no_file_can_refer_to_is_told_before_anything_is_segmented
         predict(images, out, model, work, device="cpu", output_format="dicom_seg")
 
     assert not any(out.iterdir())
+
+
+def test_folders_whose_names_are_no_text_are_told_before_anything_is_segmented(places, capsys):
+    images, out, model, work = places
+    for number in (1, 2):
+        (images / f"p{number}").rename(images / os.fsdecode(b"m\xfcller %d" % number))
+
+    with pytest.raises(DatasetError, match="2 problems"):
+        predict(images, out, model, work, device="cpu", delete_input=True)
+
+    shown = capsys.readouterr().out
+    assert r"m\udcfcller 1.nii.gz" in shown
+    assert r"m\udcfcller 2.nii.gz" in shown
+    assert "Rename it." in shown
+    assert not any(out.iterdir())
+    assert len(list(images.rglob("IM*"))) == 16
+
+
+def test_the_table_of_volumes_holds_any_name(tmp_path):
+    rows = [Row(os.fsdecode(b"m\xfcller.nii.gz"), {"liver": 1.5}, Unlike())]
+
+    write_table(tmp_path / "volumes.csv", rows)
+
+    assert r"m\udcfcller.nii.gz,1.500" in (tmp_path / "volumes.csv").read_text(encoding="utf-8")
 
 
 def test_doses_and_screenshots_are_passed_over(places):

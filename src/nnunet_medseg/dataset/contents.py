@@ -13,7 +13,14 @@ from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.masks import merge_masks
 from nnunet_medseg.dataset.structures import merge_structures
 from nnunet_medseg.hardware import free_memory_bytes
-from nnunet_medseg.volume import Volume, VolumeError, extension_of, read_frames, read_volume
+from nnunet_medseg.volume import (
+    Volume,
+    VolumeError,
+    check_name,
+    extension_of,
+    read_frames,
+    read_volume,
+)
 
 __all__ = ["Contents", "Part", "read_contents"]
 
@@ -94,7 +101,8 @@ def _read_series(case: Case) -> tuple[Contents, tuple[Finding, ...]]:
     try:
         image = read_series(case.series[0], memory_bytes=memory_bytes, straighten=False)
     except VolumeError as problem:
-        return Contents((), None, is_whole=False), (_finding(case, _place_of(case), problem),)
+        findings = (_finding(case, _place_of(case), problem), *_misnamed(case))
+        return Contents((), None, is_whole=False), findings
     channel = Part(_place_of(case), straightened(image, memory_bytes=memory_bytes), is_changed=True)
     # No ending tells a SEG or RTSTRUCT, of whose structures none may be wanted.
     if extension_of(case.label) is not None:
@@ -118,6 +126,15 @@ def _with_label_map(case: Case, channel: Part) -> tuple[Contents, tuple[Finding,
         findings = (_finding(case, case.label.name, problem),)
         return Contents((channel,), None, is_whole=False), findings
     return Contents((channel,), label, is_whole=True), ()
+
+
+def _misnamed(case: Case) -> Iterator[Finding]:
+    """Tell of label files with a wrong name; without an image they are not read."""
+    for path in case.label_files:
+        try:
+            check_name(path)
+        except VolumeError as problem:
+            yield _finding(case, path.name, problem)
 
 
 def _place_of(case: Case) -> str:

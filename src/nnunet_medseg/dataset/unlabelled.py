@@ -17,6 +17,7 @@ from nnunet_medseg.volume import (
     GRID_TOLERANCE,
     Volume,
     VolumeError,
+    check_name,
     extension_of,
     files_of,
     grid_shift,
@@ -208,7 +209,7 @@ def check_unlabelled(
     # A file with frames is read once.
     for path in dict.fromkeys(case.images):
         try:
-            volumes += case.read() if case.series else _read_all(path, case)
+            volumes += _read_all(path, case)
         except VolumeError as problem:
             name = path.parent.name if case.series else path.name
             message = f"{name}: {problem.problem}"
@@ -224,6 +225,10 @@ def check_unlabelled(
 
 
 def _read_all(path: Path, case: Unlabelled) -> tuple[Volume, ...]:
+    if case.series:
+        # The segmentation is called after the folder.
+        check_name(Path(case.result))
+        return case.read()
     memory_bytes = free_memory_bytes()
     if case.frames:
         return read_frames(path, memory_bytes=memory_bytes)

@@ -26,7 +26,7 @@ from nnunet_medseg.evaluation.statistics import (
     holm,
     smallest_p,
 )
-from nnunet_medseg.files import write_atomic
+from nnunet_medseg.files import write_text
 
 __all__ = ["Comparison", "Entry", "Standing", "compare_entries", "table_rows", "write_comparison"]
 
@@ -304,5 +304,4 @@ def write_comparison(
             dice = [by_name[standing.name].scores[case][label] for label in labels]
             cells = ["" if math.isnan(one) else f"{one:.6f}" for one in [*dice, mean_dice(dice)]]
             writer.writerow([case, standing.name, *cells])
-    # A file name that is no UTF-8 holds half surrogates.
-    write_atomic(path, table.getvalue().encode(errors="backslashreplace"), mode=mode)
+    write_text(path, table.getvalue(), mode=mode)

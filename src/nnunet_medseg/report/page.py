@@ -18,7 +18,7 @@ from nnunet_medseg.bundle.manifest import Manifest
 from nnunet_medseg.console import duration
 from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.evaluation.summaries import mean_dice_of
-from nnunet_medseg.files import write_atomic
+from nnunet_medseg.files import write_text
 from nnunet_medseg.report import charts
 from nnunet_medseg.report.summary import early_end
 from nnunet_medseg.report.verdict import verdict
@@ -100,7 +100,7 @@ def write_report(
         card=_card(manifest.card),
         nnunet=NNUNET,
     )
-    write_atomic(path, page.encode())
+    write_text(path, page)
 
 
 def _number(value: float | None, digits: int = 3) -> str:

@@ -12,7 +12,7 @@ from nnunet_medseg.bundle.manifest import Manifest, TrainingFacts
 from nnunet_medseg.console import counted, duration
 from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.scores import CaseScore
-from nnunet_medseg.files import write_atomic
+from nnunet_medseg.files import write_text
 
 __all__ = [
     "early_end",
@@ -145,7 +145,7 @@ def write_summary(
         + ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
         manifest.intended_use,
     ]
-    write_atomic(path, ("\n".join(lines) + "\n").encode())
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _deadline_lines(manifest: Manifest) -> list[str]:
@@ -223,7 +223,7 @@ def write_metrics(path: Path, labels: Sequence[str], scores: Sequence[CaseScore]
             measured = score.labels[label]
             values = {name: getattr(measured, name) for name in METRICS}
             writer.writerow([score.case, label, *map(_shown, values.values())])
-    write_atomic(path, table.getvalue().encode())
+    write_text(path, table.getvalue())
 
 
 def _shown(value: float) -> str:
@@ -240,7 +240,7 @@ def write_split(path: Path, folds: Mapping[str, Split]) -> None:
     for fold, split in folds.items():
         parts = dict.fromkeys(split.train, "train") | dict.fromkeys(split.evaluate, "held out")
         writer.writerows([fold, case, part] for case, part in sorted(parts.items()))
-    write_atomic(path, table.getvalue().encode())
+    write_text(path, table.getvalue())
 
 
 def write_case_key(path: Path, sources: Mapping[str, str]) -> None:
@@ -249,4 +249,4 @@ def write_case_key(path: Path, sources: Mapping[str, str]) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["case", "folder"])
     writer.writerows(sorted(sources.items()))
-    write_atomic(path, table.getvalue().encode(), mode=0o600)
+    write_text(path, table.getvalue(), mode=0o600)

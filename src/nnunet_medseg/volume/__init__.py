@@ -19,7 +19,7 @@ from nnunet_medseg.volume.grid import (
     restore_orientation,
     to_ras,
 )
-from nnunet_medseg.volume.problems import VolumeError
+from nnunet_medseg.volume.problems import VolumeError, check_name
 from nnunet_medseg.volume.reading import (
     read_frames,
     read_volume,
@@ -33,6 +33,7 @@ __all__ = [
     "GRID_TOLERANCE",
     "Volume",
     "VolumeError",
+    "check_name",
     "extension_of",
     "files_of",
     "grid_shift",

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["VolumeError", "count_lost", "not_finite", "sheared", "too_large", "unreadable"]
+__all__ = [
+    "VolumeError",
+    "check_name",
+    "count_lost",
+    "not_finite",
+    "sheared",
+    "too_large",
+    "unreadable",
+]
+
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")  # in a name; a header cannot hold some of them
 
 
 class VolumeError(ValueError):
@@ -24,6 +36,23 @@ class VolumeError(ValueError):
         self.rule = rule
         self.problem = problem
         self.fix = fix
+
+
+def check_name(path: Path) -> None:
+    """Refuse a file whose name, or that of a folder around it, cannot be handed to SimpleITK.
+
+    Raises:
+        VolumeError: When it is no text, or the file's own name holds control characters.
+    """
+    # SimpleITK ends the whole process over a name that is no text.
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as cause:
+        problem = "the name of the file or of its folder holds characters that are no text"
+        raise VolumeError("file name", problem, "Rename it.") from cause
+    if CONTROLS.search(path.name):
+        problem = "the name of the file holds a line break or another control character"
+        raise VolumeError("file name", problem, "Rename it.")
 
 
 def sheared() -> VolumeError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import struct
 import zlib
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from nnunet_medseg.volume.nifti import read_nifti, read_nifti_header
 from nnunet_medseg.volume.nrrd import header_of
 from nnunet_medseg.volume.problems import (
     VolumeError,
+    check_name,
     count_lost,
     not_finite,
     too_large,
@@ -32,8 +32,6 @@ __all__ = ["read_frames", "read_volume", "segment_names", "silence_readers"]
 # Sizes of voxels and places of origins beyond any scanner or microscope: a damaged header.
 SIDE_RANGE_MM = (1e-6, 1e6)
 FARTHEST_ORIGIN_MM = 1e9
-
-CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")  # in a name; a header cannot hold some of them
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def segment_names(path: Path) -> dict[int, str]:
     """
     if not family_of(path).has_segments:
         return {}
-    _check_name(path)
+    check_name(path)
     return {segment.value: segment.name for segment in _segments_of(path)}
 
 
@@ -129,7 +127,7 @@ def silence_readers() -> None:
 
 
 def _read(path: Path, wish: _Wish) -> tuple[Volume, ...]:
-    _check_name(path)
+    check_name(path)
     silence_readers()
     family = family_of(path)
     segments = _segments_of(path) if family.has_segments else ()
@@ -182,18 +180,6 @@ def _read_refused(path: Path, wish: _Wish) -> Stack:
     _check_announced(announced, wish)
     _check_lost(lost, wish)
     return replace(read_nifti(path), notes=announced.notes)
-
-
-def _check_name(path: Path) -> None:
-    # SimpleITK ends the whole process over a name that is no text.
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as cause:
-        problem = "the name of the file or of its folder holds characters that are no text"
-        raise VolumeError("file name", problem, "Rename it.") from cause
-    if CONTROLS.search(path.name):
-        problem = "the name of the file holds a line break or another control character"
-        raise VolumeError("file name", problem, "Rename it.")
 
 
 def _check_announced(announced: Announced, wish: _Wish) -> None:

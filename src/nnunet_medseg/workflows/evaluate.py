@@ -20,7 +20,7 @@ from nnunet_medseg.errors import DatasetError, FolderError, UsageError
 from nnunet_medseg.evaluation.scores import CaseScore, score_maps
 from nnunet_medseg.evaluation.statistics import bootstrap_mean
 from nnunet_medseg.evaluation.summaries import LabelSummary, mean_dice_of, summarise
-from nnunet_medseg.files import write_atomic
+from nnunet_medseg.files import write_text
 from nnunet_medseg.hardware import free_memory_bytes, workers_for
 from nnunet_medseg.parallel import map_in_workers
 from nnunet_medseg.report.summary import write_metrics
@@ -293,7 +293,7 @@ def _write(output: Path, result: Evaluation) -> None:
         "cases": [asdict(score) for score in result.scores],
     }
     text = json.dumps(_plain(content), indent=2, allow_nan=False)
-    write_atomic(output / "metrics.json", f"{text}\n".encode())
+    write_text(output / "metrics.json", f"{text}\n")
     console.detail(f"metrics.csv and metrics.json are in {output}")
 
 

@@ -23,7 +23,14 @@ from nnunet_medseg.volume.dicom.frames import SAME_PLACE, geometry_of, group_of
 from nnunet_medseg.volume.dicom.index import is_localizer
 from nnunet_medseg.volume.dicom.opening import damage_told, open_dataset
 from nnunet_medseg.volume.grid import GRID_TOLERANCE, Volume
-from nnunet_medseg.volume.problems import VolumeError, count_lost, not_finite, too_large, unreadable
+from nnunet_medseg.volume.problems import (
+    VolumeError,
+    check_name,
+    count_lost,
+    not_finite,
+    too_large,
+    unreadable,
+)
 from nnunet_medseg.volume.shear import at_right_angles
 
 if TYPE_CHECKING:
@@ -124,6 +131,7 @@ def straightened(volume: Volume, *, memory_bytes: float, is_label: bool = False)
 def _named(path: Path) -> list[_Slice]:
     """Return the slices of a file; what is wrong with it is told with its name."""
     with _name_told(path):
+        check_name(path)
         return list(_slices_in(path))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from nnunet_medseg.volume.dicom.opening import damage_told, first_item, open_dataset, printable
 from nnunet_medseg.volume.grid import Volume
-from nnunet_medseg.volume.problems import VolumeError
+from nnunet_medseg.volume.problems import VolumeError, check_name
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -86,8 +86,10 @@ def read_structures(
         A mask `(z, y, x)` of bool on the grid for each number.
 
     Raises:
-        VolumeError: When a structure cannot be put on that grid, or the file cannot be read.
+        VolumeError: When a structure cannot be put on that grid, or the file cannot be read or has
+            a name that is no text.
     """
+    check_name(path)
     with damage_told():
         dataset = open_dataset(path)
         read = _reader(_kind(dataset))

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnunet_medseg import console
 from nnunet_medseg.dataset.labels import LabelMap
-from nnunet_medseg.files import write_atomic
+from nnunet_medseg.files import write_text
 from nnunet_medseg.volume import Volume
 from nnunet_medseg.workflows.likeness import Unlike
 
@@ -74,7 +74,7 @@ def write_table(path: Path, rows: Sequence[Row]) -> None:
         volumes = [f"{row.volumes_ml[name]:.3f}" for name in names]
         reasons = [row.unlike.spacing, row.unlike.size, row.unlike.intensity]
         writer.writerow([row.case, *volumes, *reasons])
-    write_atomic(path, table.getvalue().encode())
+    write_text(path, table.getvalue())
 
 
 def show_table(path: Path, rows: Sequence[Row], *, has_facts: bool) -> None:
