@@ -48,7 +48,8 @@ def test_only_the_cases_that_the_decathlon_lists_are_trained_on(tmp_path):
 
     assert [case.source for case in dataset.cases] == ["t1", "t2"]
     assert rules_of(dataset) == {("t9", "no image"), ("", "unlisted files")}
-    assert "2 for training: t3, t4" in dataset.findings[-1].message
+    assert "2 for training" in dataset.findings[-1].message
+    assert "`training`: t3, t4." in dataset.findings[-1].fix
 
 
 @pytest.mark.parametrize("training", [{}, 7, ["a"], [{"image": 1, "label": None}], [[]], "x"])

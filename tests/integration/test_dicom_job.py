@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -31,6 +32,10 @@ def add_patients(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
         boxes = {"Liver": liver, "Tumour": tumour}
         folder = f"Clinic/patient {number}"
         dicom_makers.add_patient(desk.root / "Input_nnUNet_train", number, boxes, folder)
+        study = desk.root / "Input_nnUNet_train" / folder / "study"
+        series = (study / "CT").rename(study / f"Zwetschgenbaum {number}")
+    # Of the last patient is said that its slices are there twice.
+    shutil.copytree(series, series / "again")
 
 
 def test_a_model_is_trained_on_series_with_contours_and_names_nobody(desk, monkeypatch):
@@ -47,7 +52,10 @@ def test_a_model_is_trained_on_series_with_contours_and_names_nobody(desk, monke
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Mean Dice" in done.stdout
-    model = desk.root / "Output_nnUNet_train/Liver/model"
-    contents = [path.read_bytes() for path in model.rglob("*") if path.is_file()]
-    assert contents
-    assert not any(secret in content for secret in SECRETS for content in contents)
+    folder = desk.root / "Output_nnUNet_train/Liver"
+    assert "its series: 24 slices that were there twice" in (folder / "summary.txt").read_text()
+    assert SECRETS[0] in (folder / "case_key.csv").read_bytes()
+    others = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".csv"]
+    others += [path for path in folder.glob("*.csv") if path.name != "case_key.csv"]
+    assert {"manifest.json", "report.html", "metrics.csv"} <= {path.name for path in others}
+    assert not any(secret in path.read_bytes() for secret in SECRETS for path in others)

@@ -127,19 +127,26 @@ def tell_without_names(finding: Finding, cases: Sequence[Case]) -> str:
         finding: Of a check of these cases.
         cases: All cases, numbered.
     """
-    by_source = {case.source: case for case in cases}
-    text = finding.message
-    case = by_source.get(finding.case)
-    if case is not None:
-        roles: dict[str, str] = {}
-        for place, path in enumerate(dict.fromkeys(case.images), start=1):
-            roles[path.name] = f"image {place}"
-        roles[case.label.name] = "its file" if case.label.name in roles else "label map"
-        # Longest first, since one name may be part of another.
-        for name in sorted(roles, key=len, reverse=True):
-            text = text.replace(name, roles[name])
-    # The other one of two cases stands at the end.
-    start, of, last = text.rpartition(" of ")
-    if last in by_source:
-        text = f"{start}{of}{by_source[last].name}"
-    return f"{case.name if case is not None else 'dataset'}: {text}"
+    case = next((case for case in cases if case.source == finding.case), None)
+    if case is None and finding.case:
+        # It names files that are no case's, and which ones is not known here.
+        return f"dataset: {finding.rule}"
+    # The other one of two cases stands at the end; whole, since its name may hold that of a file.
+    others = [other for other in cases if finding.message.endswith(f" of {other.source}")]
+    other = max(others, key=lambda each: len(each.source), default=None)
+    text = finding.message if other is None else finding.message.removesuffix(other.source)
+    roles = {} if case is None else _roles(case)
+    # Longest first, since one name may be part of another.
+    for name in sorted(roles, key=len, reverse=True):
+        text = text.replace(name, roles[name])
+    told = text if other is None else f"{text}{other.name}"
+    return f"{'dataset' if case is None else case.name}: {told}"
+
+
+def _roles(case: Case) -> dict[str, str]:
+    """Return what to call the files that a finding may name, by their names."""
+    # A series of several files is called by none of them, and these may be called 1, 2 …
+    images = () if case.series and len(case.series[0]) > 1 else dict.fromkeys(case.images)
+    roles = {path.name: f"image {place}" for place, path in enumerate(images, start=1)}
+    roles[case.label.name] = "its file" if case.label.name in roles else "label map"
+    return roles

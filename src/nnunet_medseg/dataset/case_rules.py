@@ -60,11 +60,11 @@ def one_grid(case: Case, contents: Contents) -> Iterator[Finding]:
         what = "label map" if part is contents.label else "image"
         if part.array.shape != grid.array.shape:
             message = (
-                f"the {what} {part.name} has shape {_times(part.array.shape)}, the image "
-                f"{grid.name} has {_times(grid.array.shape)} (z, y, x)"
+                f"the {what} {part.name} has shape {_times(part.array.shape)} (z, y, x), where "
+                f"{grid.name} has {_times(grid.array.shape)}"
             )
             if part is contents.label:
-                message += ", and its header does not say for sure where it lies in the image"
+                message += ", and its own header does not say for sure where it lies in the image"
             fix = "Export both on the same grid."
             yield Finding("error", case.source, "shape mismatch", message, fix)
         elif (shift := grid_shift(grid.volume, part.volume)) > GRID_TOLERANCE:

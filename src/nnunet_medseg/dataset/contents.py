@@ -30,7 +30,8 @@ class Part:
     """A channel, or the label map.
 
     Attributes:
-        name: What to call it: the name of its file, and of its frame where the file has several.
+        name: What to call it: the name of its file, and of its frame where the file has several;
+            of a DICOM series of several files no name.
         volume: As read, then as repaired.
         is_changed: Whether it is not what the file holds any more, so that no link serves.
     """
@@ -97,13 +98,13 @@ def _read_series(case: Case) -> tuple[Contents, tuple[Finding, ...]]:
     """Read a DICOM series, and what was drawn on it, before both are brought to right angles."""
     from nnunet_medseg.volume.dicom.series import read_series, straightened
 
-    memory_bytes = free_memory_bytes()
+    name, memory_bytes = _name_of_series(case), free_memory_bytes()
     try:
         image = read_series(case.series[0], memory_bytes=memory_bytes, straighten=False)
     except VolumeError as problem:
-        findings = (_finding(case, _place_of(case), problem), *_misnamed(case))
+        findings = (_finding(case, name, problem), *_misnamed(case))
         return Contents((), None, is_whole=False), findings
-    channel = Part(_place_of(case), straightened(image, memory_bytes=memory_bytes), is_changed=True)
+    channel = Part(name, straightened(image, memory_bytes=memory_bytes), is_changed=True)
     # No ending tells a SEG or RTSTRUCT, of whose structures none may be wanted.
     if extension_of(case.label) is not None:
         return _with_label_map(case, channel)
@@ -137,10 +138,10 @@ def _misnamed(case: Case) -> Iterator[Finding]:
             yield _finding(case, path.name, problem)
 
 
-def _place_of(case: Case) -> str:
-    """Return what to call a series: the folder of its first file."""
-    first = case.series[0][0]
-    return first.name if len(case.series[0]) == 1 else f"{first.parent.name}/"
+def _name_of_series(case: Case) -> str:
+    """Return what to call a series: its file, where it has one; a folder may name the patient."""
+    files = case.series[0]
+    return files[0].name if len(files) == 1 else "its series"
 
 
 def _wanted_frames(case: Case) -> dict[Path, tuple[int, ...]]:

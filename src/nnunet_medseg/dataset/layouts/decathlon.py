@@ -82,6 +82,7 @@ def _unlisted(names: list[str]) -> list[Finding]:
     if not names:
         return []
     shown = ", ".join(names[:MAX_SHOWN]) + (" …" if len(names) > MAX_SHOWN else "")
-    message = f"dataset.json does not list {len(names)} for training: {shown}; left out"
-    fix = "Right if they are for something else; otherwise add them to its list `training`."
+    message = f"dataset.json does not list {len(names)} for training; left out"
+    # Names stand in the fix, which is shown and gets into no report.
+    fix = f"Right if they are for something else; otherwise add to its list `training`: {shown}."
     return [Finding("warning", "", "unlisted files", message, fix)]
