@@ -101,6 +101,95 @@ def test_a_stage_that_failed_is_not_in_the_journal(tmp_path):
     assert run.finished_stages() == {}
 
 
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """A clock in seconds that the test turns by hand."""
+    hands = [1000.0]
+    monkeypatch.setattr(run_folder.time, "monotonic", lambda: hands[0])
+    return hands
+
+
+def fail_after(run: RunFolder, clock: list[float], stage: str, seconds: float) -> None:
+    """Let a stage break off with Ctrl-C after some seconds."""
+
+    def work() -> None:
+        clock[0] += seconds
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), run.recording(stage):
+        work()
+
+
+def test_attempts_that_broke_off_count_in_the_time_of_their_stage_only(tmp_path, clock):
+    run = make_run(tmp_path)
+    fail_after(run, clock, "train", 3000)
+    fail_after(RunFolder(run.root), clock, "train", 20)
+    clock[0] = 0.0  # another process
+
+    for stage, seconds in (("train", 600), ("evaluate", 5)):
+        with RunFolder(run.root).recording(stage):
+            clock[0] += seconds
+
+    assert run.finished_stages() == {"train": 3620, "evaluate": 5}
+
+
+def test_a_stage_that_is_forgotten_and_runs_again_took_both_times(tmp_path, clock):
+    run = make_run(tmp_path)
+    for seconds in (100, 30):
+        run.forget("train", "evaluate")
+        fail_after(run, clock, "train", 1)
+        with run.recording("train"):
+            clock[0] += seconds
+
+    assert run.finished_stages() == {"train": 132}
+
+
+def test_other_plans_begin_at_no_time(tmp_path, clock):
+    run = make_run(tmp_path)
+    for stage in ("check", "plan"):
+        fail_after(run, clock, stage, 10)
+
+    run.forget_plans()
+
+    for stage in ("check", "plan"):
+        with run.recording(stage):
+            clock[0] += 1
+    assert run.finished_stages() == {"check": 11, "plan": 1}
+
+
+def test_a_stage_took_at_least_what_its_own_files_say(tmp_path, clock):
+    run = make_run(tmp_path)
+
+    for stage, least_s in (("train", 3600.0), ("evaluate", 30.0)):
+        with run.recording(stage, lambda least_s=least_s: least_s):
+            clock[0] += 600
+
+    assert run.finished_stages() == {"train": 3600, "evaluate": 600}
+
+
+def test_the_error_of_a_stage_stands_when_its_time_cannot_be_written(tmp_path, monkeypatch):
+    def is_full(*_, **__) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = make_run(tmp_path)
+    monkeypatch.setattr(run_folder, "write_json", is_full)
+
+    with pytest.raises(RuntimeError, match="of the stage"), run.recording("train"):
+        raise RuntimeError("of the stage")
+
+
+def test_a_journal_of_an_older_program_knows_no_attempts_and_goes_on(tmp_path, clock):
+    run = make_run(tmp_path)
+    content = read_json(run.journal_file)
+    del content["attempts"]
+    write_json(run.journal_file, content)
+
+    with run.recording("check"):
+        clock[0] += 2
+
+    assert run.finished_stages() == {"check": 2}
+
+
 @pytest.mark.parametrize(
     "name", ["quality.json", "nnUNet_raw/Dataset001_medseg/dataset.json", "fingerprints/0/a.json"]
 )

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,20 +64,24 @@ LOCK_WAIT_S = 3.0  # workers of a process that was just killed hold its lock thi
 
 
 class StageRecord(BaseModel):
-    """A finished stage: its name and the seconds it took."""
+    """A finished stage: its name and the seconds it took, in all attempts together."""
 
     name: str
     seconds: float
 
 
 class Journal(BaseModel):
-    """What a run was asked to do, and which stages are finished."""
+    """What a run was asked to do, and which stages are finished.
+
+    Attempts are seconds of stages that are not finished, by name. Older programs wrote none.
+    """
 
     format: int = FORMAT
     program_version: str
     options: dict[str, Any]
     dataset_folder: str
     stages: list[StageRecord] = Field(default_factory=list)
+    attempts: dict[str, float] = Field(default_factory=dict)
 
 
 class TrainingFolder:
@@ -196,8 +200,11 @@ class RunFolder:
         self._write(journal)
 
     def forget(self, *stages: str) -> None:
-        """Take stages out of the journal, so that they run again."""
+        """Let stages run again; the time that they took counts with that of the next attempt."""
         journal = self.journal()
+        journal.attempts |= {
+            record.name: record.seconds for record in journal.stages if record.name in stages
+        }
         journal.stages = [record for record in journal.stages if record.name not in stages]
         self._write(journal)
 
@@ -205,18 +212,43 @@ class RunFolder:
         """Take planning and all that follows out of the journal, with the trainings."""
         journal = self.journal()
         journal.stages = [record for record in journal.stages if record.name in BEFORE_PLANNING]
+        kept = journal.attempts.keys() & set(BEFORE_PLANNING)
+        journal.attempts = {name: journal.attempts[name] for name in kept}
         self._write(journal)
         shutil.rmtree(self.trainings)
         self.trainings.mkdir()
 
     @contextmanager
-    def recording(self, stage: str) -> Iterator[None]:
-        """Write the stage into the journal when the block ends without an error."""
+    def recording(self, stage: str, least_s: Callable[[], float] = lambda: 0.0) -> Iterator[None]:
+        """Write the stage into the journal when the block ends without an error.
+
+        After an error its seconds are written, and count with those of the next attempt.
+
+        Args:
+            stage: Its name.
+            least_s: Seconds that its own files say it took, when it is finished: after a kill
+                nothing else tells of an attempt.
+        """
         started = time.monotonic()
-        yield
+        try:
+            yield
+        except BaseException:
+            # The error itself is to be told, not that a full disk does not take its time.
+            with suppress(OSError, ResumeError):
+                journal = self.journal()
+                journal.attempts[stage] = _total_s(journal, stage, started)
+                self._write(journal)
+            raise
         journal = self.journal()
-        journal.stages.append(StageRecord(name=stage, seconds=time.monotonic() - started))
+        seconds = max(_total_s(journal, stage, started), least_s())
+        journal.attempts.pop(stage, None)
+        journal.stages.append(StageRecord(name=stage, seconds=seconds))
         self._write(journal)
+
+
+def _total_s(journal: Journal, stage: str, started: float) -> float:
+    """Return the seconds of all attempts at a stage, with the one that started last."""
+    return journal.attempts.get(stage, 0.0) + time.monotonic() - started
 
 
 def _is_json(path: Path) -> bool:

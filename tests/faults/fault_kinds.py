@@ -120,10 +120,10 @@ def watch_stages(desk: Desk, at: Callable[[str, str], None]) -> None:
     original = RunFolder.recording
 
     @contextmanager
-    def recording(self: RunFolder, stage: str) -> Iterator[None]:
+    def recording(self: RunFolder, stage: str, *least_s: Any) -> Iterator[None]:
         desk.note(event="begin", stage=stage)
         at("before", stage)
-        with original(self, stage):
+        with original(self, stage, *least_s):
             yield
         if stage == "train" and (desk.training / "history.jsonl").exists():
             shutil.copy(desk.training / "history.jsonl", desk.kept_history)

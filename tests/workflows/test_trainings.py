@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -28,7 +29,7 @@ from nnunet_medseg.nnunet.weights import write_checkpoint
 from nnunet_medseg.run_folder import Journal, RunFolder
 from nnunet_medseg.workflows.ending import Ending
 from nnunet_medseg.workflows.options import Folders, TrainOptions, read_train_options
-from nnunet_medseg.workflows.stage import Run, Training
+from nnunet_medseg.workflows.stage import Run, Stage, Training, run_stages
 from nnunet_medseg.workflows.stages import training as training_stage
 from nnunet_medseg.workflows.stages.common import (
     content_key,
@@ -621,6 +622,37 @@ def test_without_any_measure_the_first_variant_that_was_trained_is_handed_over(t
 
     assert _choose(run, None) == "variant_2"
     assert "no variant was measured" in capsys.readouterr().out
+
+
+# --- what stages took --------------------------------------------------------------------------
+
+
+def write_seconds(path: Path, *seconds: float) -> None:
+    lines = (json.dumps({"case": f"case_{n}", "seconds": s}) for n, s in enumerate(seconds))
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def test_after_a_kill_stages_took_at_least_what_the_clocks_of_training_and_evaluation_say(tmp_path):
+    run = make_run(tmp_path, cases=6, fold="cv")
+    for training, used_s in zip(trainings_of(run)[:2], (3600.0, 1800.0), strict=True):
+        training.folder.root.mkdir()
+        write_json(training.folder.training_file, {"used_s": used_s})
+    first = trainings_of(run)[0].folder
+    write_seconds(first.evaluation_file, 20.0, 30.0)
+    write_seconds(first.trained_on_file, 5.0)
+    stages = [
+        Stage(stage.name, lambda _: None, stage.least_s)
+        for stage in stages_of(run)
+        if stage.name.startswith(("train", "evaluate"))
+    ]
+
+    run_stages(stages, run, lambda *_: None)
+
+    took = run.folder.finished_stages()
+    assert (took["train fold 0"], took["evaluate fold 0"]) == (3600, 55)
+    assert (took["train fold 1"], took["evaluate fold 1"] < 1) == (1800, True)
+    # Left out, so that no record tells.
+    assert took["train fold 4"] < 1
 
 
 # --- a deadline --------------------------------------------------------------------------------

@@ -75,10 +75,12 @@ class Stage:
     Attributes:
         name: A verb, as the user sees it in the progress line and the journal.
         work: Reads files of earlier stages from the run folder and writes its own.
+        least_s: Seconds that these files say it took, when it is finished.
     """
 
     name: str
     work: Callable[[Run], None]
+    least_s: Callable[[], float] = lambda: 0.0
 
 
 def run_stages(
@@ -98,6 +100,6 @@ def run_stages(
         if stage.name not in finished:
             expected = expected_s(stage.name, run)
             started = time.monotonic()
-            with run.folder.recording(stage.name):
+            with run.folder.recording(stage.name, stage.least_s):
                 stage.work(run)
             console.stage_line(stage.name, time.monotonic() - started, expected)

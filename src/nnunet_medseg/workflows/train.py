@@ -71,15 +71,19 @@ def stages_of(run: Run) -> Iterator[Stage]:
     yield Stage("plan", planning.plan)
     yield Stage("preprocess", planning.preprocess)
     if run.options.pretrained is not None:
-        yield Stage("assess", evaluation.evaluate_given)
+        assessed_s = partial(evaluation.evaluated_s, run.folder.given_evaluation_file)
+        yield Stage("assess", evaluation.evaluate_given, assessed_s)
     trainings = trainings_of(run)
     for part in trainings:
         suffix = f" {part.title}" if len(trainings) > 1 else ""
         # What is only compared with the model does not keep it from being handed over.
         is_beside = run.options.vary or (run.options.against_scratch and part != trainings[0])
         work = training.train_variant if is_beside else training.train
-        yield Stage(f"train{suffix}", partial(work, training=part))
-        yield Stage(f"evaluate{suffix}", partial(evaluation.evaluate, training=part))
+        trained_s = partial(training.trained_s, part)
+        yield Stage(f"train{suffix}", partial(work, training=part), trained_s)
+        files = (part.folder.evaluation_file, part.folder.trained_on_file)
+        evaluated_s = partial(evaluation.evaluated_s, *files)
+        yield Stage(f"evaluate{suffix}", partial(evaluation.evaluate, training=part), evaluated_s)
     yield Stage("report", reporting.report)
     yield Stage("bundle", delivery.bundle)
     yield Stage("verify", delivery.verify)

@@ -38,7 +38,7 @@ from nnunet_medseg.workflows.stages.common import (
 from nnunet_medseg.workflows.stages.forecast import closing_time_s, reference_case, reference_s
 from nnunet_medseg.workflows.stages.pretraining import given_model
 
-__all__ = ["evaluate", "evaluate_given", "read_lines", "read_scores"]
+__all__ = ["evaluate", "evaluate_given", "evaluated_s", "read_lines", "read_scores"]
 
 TRAINED_ON_CASES = 8  # that are measured too, to see what the model has learnt by heart
 TRAINED_ON_SHARE = 0.25  # of the time that the held-out cases took
@@ -210,6 +210,11 @@ def read_scores(path: Path) -> list[CaseScore]:
     if not path.exists():
         return []
     return [CaseScore.from_json(row) for row in read_lines(path)]
+
+
+def evaluated_s(*paths: Path) -> float:
+    """Return the seconds that the scores took that were written down."""
+    return float(sum(row["seconds"] for path in paths if path.exists() for row in read_lines(path)))
 
 
 def _append_line(path: Path, record: dict[str, Any]) -> None:

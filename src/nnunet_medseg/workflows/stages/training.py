@@ -81,6 +81,13 @@ def train(run: Run, training: Training) -> None:
         _give_back_what_trained()
 
 
+def trained_s(training: Training) -> float:
+    """Return what a training has used by its own clock; nothing where it made no model."""
+    if not training.folder.training_file.exists():
+        return 0.0
+    return float(read_json(training.folder.training_file)["used_s"])
+
+
 def _give_back_what_trained() -> None:
     """Free what a trainer held, which evaluation and proof, or the next training, need."""
     # It holds itself.
