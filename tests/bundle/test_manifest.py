@@ -7,16 +7,18 @@ from tiny_model import make_facts
 
 from nnunet_medseg.bundle.manifest import (
     INTENDED_USE,
+    LabelFacts,
     Manifest,
+    TrainedOnFacts,
     read_manifest,
     stock_command,
     write_manifest,
 )
 from nnunet_medseg.errors import ModelError
-from nnunet_medseg.files import read_json
+from nnunet_medseg.files import read_json, write_json
 
 
-def make_manifest() -> Manifest:
+def make_manifest(**facts) -> Manifest:
     return Manifest(
         program="nnunet-medseg 0.1.0",
         versions={"torch": "2.13.0"},
@@ -24,7 +26,7 @@ def make_manifest() -> Manifest:
         stock_command=stock_command(["0"], "cpu"),
         stock_note="",
         files={"plans.json": "0" * 64},
-        **make_facts(),
+        **(make_facts() | facts),
     )
 
 
@@ -61,6 +63,45 @@ def test_the_file_says_what_the_model_is_for_and_how_good_it_is(tmp_path):
 
 def test_a_model_of_stock_nnunet_has_no_manifest(tmp_path):
     assert read_manifest(tmp_path) is None
+
+
+def test_an_older_manifest_counted_each_case_as_a_patient(tmp_path):
+    measured = dict.fromkeys(LabelFacts.model_fields, 0.5) | {
+        "cases": 2,
+        "missed": 0,
+        "invented": 0,
+    }
+    facts = make_facts()
+    facts["evaluation"] = facts["evaluation"].model_copy(
+        update={"measures": {"liver": LabelFacts.model_validate(measured | {"patients": 2})}}
+    )
+    facts["trained_on"] = TrainedOnFacts(fewest=1, mean=2, most=3, cases=3)
+    write_manifest(tmp_path, make_manifest(**facts))
+    content = read_json(tmp_path / "manifest.json")
+    counts = [content["split"], content["evaluation"], content["trained_on"]]
+    for part in (*counts, content["evaluation"]["measures"]["liver"]):
+        for name in [name for name in part if name.endswith("patients")]:
+            del part[name]
+    write_json(tmp_path / "manifest.json", content)
+
+    old = read_manifest(tmp_path)
+
+    assert old == make_manifest(**facts)
+    assert (old.split.train_patients, old.split.held_out_patients) == (3, 2)
+    assert (old.evaluation.patients, old.evaluation.of_patients) == (1, 2)
+    assert old.evaluation.measures["liver"].patients == 2
+    assert old.trained_on.patients == 3
+    assert not old.split.has_several_images
+
+
+def test_a_manifest_that_lacks_the_count_of_cases_is_refused(tmp_path):
+    write_manifest(tmp_path, make_manifest())
+    content = read_json(tmp_path / "manifest.json")
+    content["split"] = {"fold": "0"}
+    write_json(tmp_path / "manifest.json", content)
+
+    with pytest.raises(ModelError, match="cannot be read"):
+        read_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])

@@ -306,6 +306,8 @@ def test_sessions_are_cases_and_subjects_are_patients(tmp_path):
         "sub-01_ses-1_dseg.nii.gz"
     )
     assert outcome.checked is not None, outcome.findings
+    assert outcome.checked.owners["case_0002"] == "sub-01"
+    assert outcome.checked.count_patients(["case_0001", "case_0002", "case_0003"]) == 2
 
 
 @pytest.mark.parametrize(

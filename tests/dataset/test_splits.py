@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,15 @@ def test_any_other_fold_is_one_training(fold):
     cases = make_cases(6)
 
     assert split_folds(cases, {}, fold, 0) == {fold: split_cases(cases, {}, fold, 0)}
+
+
+@pytest.mark.parametrize("fold", ["1", "cv"])
+def test_several_images_of_a_patient_who_is_held_out_are_one_patient(fold):
+    *others, first, second = make_cases(6, held_out={4, 5, 6})
+    cases = [*others, replace(first, patient="Q"), replace(second, patient="Q")]
+
+    with pytest.raises(DatasetError, match="2 patients are marked for validation"):
+        split_folds(cases, {}, fold, 0)
 
 
 def test_a_cross_validation_is_refused_with_patients_who_are_held_out():

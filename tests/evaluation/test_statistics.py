@@ -118,6 +118,97 @@ def test_few_and_extreme_values_have_an_interval_around_their_mean(values):
     assert min(values) <= found.low <= found.mean <= found.high <= max(values)
 
 
+# --- several cases of one patient --------------------------------------------------------------
+
+TWICE = [dice for dice in DICE for _ in range(2)]
+PATIENTS = [f"p{number}" for number in range(len(DICE)) for _ in range(2)]
+
+
+def test_patients_with_one_case_each_change_nothing():
+    owners = [f"p{number}" for number in range(len(DICE))]
+    rows, second = [[dice, dice / 2] for dice in DICE], [dice**2 for dice in DICE]
+
+    assert bootstrap_mean(DICE, owners=owners) == bootstrap_mean(DICE)
+    assert bootstrap_mean_of_labels(rows, owners=owners) == bootstrap_mean_of_labels(rows)
+    assert compare_paired(DICE, second, owners=owners) == compare_paired(DICE, second)
+
+
+def test_the_same_image_twice_makes_nobody_surer():
+    found = bootstrap_mean(TWICE, owners=PATIENTS, seed=4)
+
+    assert found == bootstrap_mean(DICE, seed=4)
+    naive = bootstrap_mean(TWICE, seed=4)
+    assert naive.high - naive.low < 0.8 * (found.high - found.low)
+
+
+def test_patients_are_drawn_with_all_of_their_cases_wherever_these_stand():
+    turned = [*zip(TWICE, PATIENTS, strict=True)][::2] + [*zip(TWICE, PATIENTS, strict=True)][1::2]
+    values, owners = zip(*turned, strict=True)
+
+    assert bootstrap_mean(values, owners=owners) == bootstrap_mean(TWICE, owners=PATIENTS)
+
+
+def test_the_interval_of_many_patients_is_that_of_the_textbook():
+    rng = np.random.default_rng(0)
+    of_patients = rng.normal(0.8, 0.1, 400)
+    values = (of_patients[:, None] + rng.normal(0.0, 0.02, (400, 3))).ravel()
+
+    found = bootstrap_mean(values.tolist(), owners=[str(place // 3) for place in range(1200)])
+
+    half = 1.96 * values.reshape(400, 3).mean(axis=1).std(ddof=1) / math.sqrt(400)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.0015)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.0015)
+
+
+def test_a_patient_with_more_cases_weighs_more_in_the_mean():
+    found = bootstrap_mean([0.5, 0.9, 0.9, 0.9, math.nan], owners=["a", "b", "b", "b", "c"])
+
+    assert found.mean == pytest.approx(0.8)
+    assert (found.low, found.high) == pytest.approx((0.5, 0.9))
+
+
+def test_one_patient_alone_shows_no_spread():
+    assert bootstrap_mean([0.5, 0.7], owners=["a", "a"]) == Interval(0.6, 0.6, 0.6)
+    assert bootstrap_mean_of_labels([[0.5], [0.7]], owners=["a", "a"]) == Interval(0.6, 0.6, 0.6)
+
+
+def test_labels_have_the_interval_of_their_patients():
+    found = bootstrap_mean_of_labels([[dice] for dice in TWICE], owners=PATIENTS, seed=3)
+
+    expected = bootstrap_mean(TWICE, owners=PATIENTS, seed=3)
+    assert (found.mean, found.low, found.high) == pytest.approx(
+        (expected.mean, expected.low, expected.high)
+    )
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([math.nan, 0.0, 0.25, 0.5, 1.0]), st.sampled_from("abc")),
+        max_size=7,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_the_mean_of_cases_lies_in_the_interval_of_their_patients(cases):
+    values, owners = [value for value, _ in cases], [owner for _, owner in cases]
+
+    found = bootstrap_mean(values, owners=owners)
+
+    if not all(map(math.isnan, values)):
+        assert 0 <= found.low <= found.mean + 1e-9
+        assert found.mean - 1e-9 <= found.high <= 1
+
+
+def test_the_paired_test_takes_each_patient_once_with_the_mean_difference():
+    first = [value + 0.01 + 0.001 * place for place, value in enumerate(TWICE)]
+
+    found = compare_paired(first, TWICE, owners=PATIENTS)
+
+    assert (found.cases, found.owners) == (16, 8)
+    assert found.p_value == smallest_p(8)
+    differences = [round(0.01 + 0.001 * place, 3) for place in range(16)]
+    assert found.difference == bootstrap_mean(differences, owners=PATIENTS)
+
+
 # --- two measurements of the same cases --------------------------------------------------------
 
 

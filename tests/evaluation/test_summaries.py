@@ -7,6 +7,7 @@ import math
 import pytest
 
 from nnunet_medseg.evaluation.scores import CaseScore, LabelScore
+from nnunet_medseg.evaluation.statistics import bootstrap_mean
 from nnunet_medseg.evaluation.summaries import mean_dice_of, summarise
 
 
@@ -47,6 +48,18 @@ def test_without_cases_nothing_is_said():
     assert math.isnan(summary.hd95_mm)
     assert math.isnan(summary.sensitivity)
     assert math.isnan(summarise([], "liver").false_per_case)
+
+
+def test_the_interval_is_over_patients_where_some_have_several_cases():
+    scores = [
+        make_score(case, dice) for case, dice in zip("abcd", (0.9, 0.8, 0.5, 0.4), strict=True)
+    ]
+    owners = {"a": "first", "b": "first", "c": "second", "d": "second"}
+
+    summary = summarise([*scores, ABSENT], "liver", owners=owners)
+
+    assert summary.dice == bootstrap_mean([0.9, 0.8, 0.5, 0.4], owners=list(owners.values()))
+    assert summary.dice != summarise([*scores, ABSENT], "liver").dice
 
 
 def test_the_mean_of_a_case_is_over_the_labels_it_has():

@@ -50,7 +50,10 @@ def test_the_manifest_tells_what_was_asked_and_what_was_measured(trained):
     assert manifest["evaluation"]["cases"] == manifest["evaluation"]["of_cases"] == 2
     assert 0 <= manifest["evaluation"]["mean_dice"] <= 1
     assert manifest["evaluation"]["dice"]["kidney"] > 0.5
-    assert manifest["split"] == {"fold": "0", "train_cases": 6, "held_out_cases": 2}
+    assert manifest["split"] == {
+        **{"fold": "0", "train_cases": 6, "held_out_cases": 2},
+        **{"train_patients": 6, "held_out_patients": 2},
+    }
     assert [(item["value"], item["index"]) for item in manifest["labels"]] == [(2, 1), (3, 2)]
 
 

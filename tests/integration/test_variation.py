@@ -101,6 +101,8 @@ def test_a_kept_dataset_leaves_the_input_folder_and_a_model_is_delivered(story):
         "fold": "0",
         "train_cases": 2,
         "held_out_cases": 1,
+        "train_patients": 2,
+        "held_out_patients": 1,
     }
     assert "kept as Abdomen" in story.desk.finished["train"].stdout
 
@@ -135,6 +137,8 @@ def test_a_cross_validation_evaluates_each_case_once(story):
         "fold": "cv",
         "train_cases": CASES,
         "held_out_cases": CASES,
+        "train_patients": CASES,
+        "held_out_patients": CASES,
     }
 
 

@@ -221,6 +221,49 @@ def test_an_entry_without_any_dice_comes_last():
     assert row_of(comparison, "none")["mean Dice"] == "none"
 
 
+# --- several images of a patient ---------------------------------------------------------------
+
+
+def of_patients(per_patient: int) -> dict[str, str]:
+    """Say whose the cases of `make_entry` are."""
+    return {f"p{place}": f"patient {place // per_patient}" for place in range(8)}
+
+
+def test_cases_of_patients_who_have_one_each_are_compared_as_ever():
+    entries = [make_entry("on"), make_entry("off", 0.02)]
+
+    assert compare_entries(entries, owners=of_patients(1)) == compare_entries(entries)
+
+
+def test_images_of_one_patient_are_drawn_together_and_tested_once():
+    entries = [make_entry("on"), make_entry("off", 0.02)]
+
+    comparison = compare_entries(entries, owners=of_patients(2))
+
+    alone = compare_entries(entries)
+    best, below = comparison.standings[0], comparison.standings[1].below_best
+    assert best.mean.mean == alone.standings[0].mean.mean
+    assert best.mean != alone.standings[0].mean
+    assert best.dice["liver"] != alone.standings[0].dice["liver"]
+    assert (below.cases, below.owners, below.p_value) == (8, 4, 2 / 2**4)
+    assert comparison.verdict == (
+        "With 8 images of 4 patients no difference could be significant: the one between off and "
+        "on (0.024) may be chance. At least 6 patients are needed."
+    )
+
+
+def test_a_difference_on_several_images_a_patient_says_on_how_many_patients():
+    entries = [
+        one_label("a", [0.8 + place / 100 for place in range(14)]),
+        one_label("b", [0.7 + place / 200 for place in range(14)]),
+    ]
+    owners = {f"p{place}": f"patient {place // 2}" for place in range(14)}
+
+    comparison = compare_entries(entries, owners=owners)
+
+    assert comparison.verdict.startswith("a is best on 14 images of 7 patients: mean Dice ")
+
+
 # --- table and file ----------------------------------------------------------------------------
 
 

@@ -157,6 +157,116 @@ def test_every_measure_of_the_manifest_and_of_the_cases_is_shown(tmp_path):
     assert "medseg compare MODEL_A MODEL_B --dataset LABELLED" in words
 
 
+# --- several images of a patient ---------------------------------------------------------------
+
+
+def several_images(cases: int = 12, patients: int = 6) -> dict[str, object]:
+    """What changes in a manifest when each patient has several images."""
+    manifest = make_report_manifest(make_scores(cases))
+    counts = {"patients": patients, "of_patients": patients}
+    split = manifest.split.model_dump() | {"train_patients": 12, "held_out_patients": patients}
+    return {
+        "cases": cases,
+        "split": SplitFacts.model_validate(split),
+        "evaluation": manifest.evaluation.model_copy(update=counts),
+    }
+
+
+def verdict_on(cases: int, patients: int, *, of_cases: int | None = None) -> str:
+    changes = several_images(cases, patients)
+    if of_cases is not None:
+        counts = {"of_cases": of_cases, "of_patients": patients + 1}
+        changes["evaluation"] = changes["evaluation"].model_copy(update=counts)
+    del changes["cases"]
+    scores = make_scores(cases)
+    return verdict(make_report_manifest(scores, **changes), scores)
+
+
+def test_the_verdict_says_how_many_images_of_how_many_patients():
+    assert verdict_on(12, 6) == (
+        "On 12 images of 6 held-out patients the mean Dice is 0.86 (95 % interval 0.84 to 0.88); "
+        "the weakest label is lesion with 0.71, the weakest image case_0002 with 0.36."
+    )
+
+
+def test_images_that_were_not_measured_are_counted_with_all_held_out_patients():
+    assert verdict_on(3, 2, of_cases=9).startswith("On 3 of 9 images of 3 held-out patients the")
+
+
+def test_several_images_of_one_patient_give_no_interval():
+    line = verdict_on(2, 1)
+
+    assert line.startswith("On 2 images of 1 held-out patient the mean Dice is 0.86, which one ")
+    assert "interval" not in line
+
+
+def test_the_page_speaks_of_images_where_patients_have_several(tmp_path):
+    words = outline(tmp_path, **several_images()).words
+
+    for shown in (
+        "6 patients say little about the next one",
+        "Trained on 24 images of 12 patients",
+        "Held out 12 images of 6 patients",
+        "The worst, the median and the best of the held-out images",
+        "All held-out images, worst first",
+        "Dice of each image, by label",
+        "False an image",
+        "A point is an image. From five images on",
+        "Images in which only the label map, or only the model, has the label.",
+        "From 2,000 draws of the patients, each with all of its images (BCa bootstrap).",
+        "Each image was seen in",
+        "On 8 of the images that it was trained on",
+        "24 images of 12 trained, 12 images of 6 held out",
+    ):
+        assert shown in words
+    for wrong in (
+        "A point is a patient",
+        "All held-out patients",
+        "24 patients",
+        "12 patients say",
+    ):
+        assert wrong not in words
+
+
+def test_intervals_of_labels_need_two_patients(tmp_path):
+    changes = several_images(4, 2)
+    measures = changes["evaluation"].measures
+    one = measures["lesion"].model_copy(update={"patients": 1})
+    changes["evaluation"] = changes["evaluation"].model_copy(
+        update={"measures": measures | {"lesion": one}}
+    )
+
+    words = outline(tmp_path, **changes).words
+
+    # In the row of the liver.
+    assert words.count("0.600 to 0.900") == 1
+
+
+def test_a_page_of_one_image_a_patient_speaks_of_patients(tmp_path):
+    words = outline(tmp_path).words
+
+    for shown in (
+        "Trained on 24 patients Held out 12 patients",
+        "The worst, the median and the best of the held-out patients,",
+        "All held-out patients, worst first",
+        "Dice of each patient, by label Patient Mean Dice",
+        "Over all held-out patients Label Dice 95 % interval",
+        "False a patient",
+        "A point is a patient. From five patients on, the box holds the middle half of them",
+        "Patients in whom only the label map, or only the model, has the label.",
+        "From 2,000 draws of the patients (BCa bootstrap). It knows no patient who was not there.",
+        "Each patient was seen in 32 patches on average",
+        "On 8 of the patients that it was trained on, its mean Dice is 0.930 (0.910 to 0.950)",
+        "24 trained, 12 held out; images:",
+    ):
+        assert shown in words
+    # Scans in the card, and those that came with the network, apart.
+    assert "of the images" not in words
+
+
+# --- what is shown -----------------------------------------------------------------------------
+
+
 def test_cases_come_worst_first(tmp_path):
     text = make_report(tmp_path / "report.html")
 

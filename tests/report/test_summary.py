@@ -115,6 +115,22 @@ def test_held_out_cases_without_any_label_are_not_called_none():
     assert "2 of 2 held-out cases" in line
 
 
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ({}, "on 3 of 4 held-out cases, whole images"),
+        (
+            {"patients": 2, "of_patients": 2},
+            "on 3 of 4 images of 2 held-out patients, whole images",
+        ),
+    ],
+)
+def test_the_quality_says_of_how_many_patients_the_images_are(counts, words):
+    evaluation = evaluated(0.9, 3, 4, liver=0.9).model_copy(update=counts)
+
+    assert words in quality_line(make_manifest(evaluation=evaluation))
+
+
 # --- files -------------------------------------------------------------------------------------
 
 
@@ -199,6 +215,17 @@ def test_the_summary_tells_quality_training_labels_times_and_findings(tmp_path, 
     assert stock_command(["0"], "cpu") in text
 
 
+def test_the_summary_says_how_many_images_are_of_how_many_patients(tmp_path):
+    split = SplitFacts(
+        fold="0", train_cases=32, held_out_cases=8, train_patients=16, held_out_patients=4
+    )
+
+    write_summary(tmp_path / "summary.txt", make_manifest(split=split), {}, [])
+
+    text = (tmp_path / "summary.txt").read_text(encoding="utf-8")
+    assert "Patients    32 images of 16 trained, 8 images of 4 held out (fold 0)" in text
+
+
 @pytest.mark.parametrize("growth", [0.6, 0.0])
 def test_the_summary_says_for_how_long_patches_were_smaller_than_the_plans(tmp_path, growth):
     plan = PlanFacts(size="patch 28 x 40 x 40", reason="why", forecast_step_s=1, forecast_steps=600)
@@ -228,7 +255,8 @@ def test_the_summary_tells_what_was_measured_of_each_label(tmp_path):
     )
     evaluation = evaluated(0.9, 5, 5, liver=0.9)
     evaluation.measures["liver"] = liver.model_copy()
-    evaluation.measures["lesion"] = liver.model_copy(update={"cases": 0, "hd95_mm": None})
+    nowhere = {"cases": 0, "patients": 0, "hd95_mm": None}
+    evaluation.measures["lesion"] = liver.model_copy(update=nowhere)
 
     write_summary(tmp_path / "summary.txt", make_manifest(evaluation=evaluation), {}, [])
 
@@ -236,3 +264,18 @@ def test_the_summary_tells_what_was_measured_of_each_label(tmp_path):
     assert "liver: Dice 0.900 (95 % interval 0.810 to 0.930), HD95 4.2 mm, NSD 0.900" in text
     assert "in 5 cases; missed in 1, invented in 0" in text
     assert "lesion: Dice -, HD95 - mm" in text
+
+
+def test_several_images_of_one_patient_have_no_interval(tmp_path):
+    liver = LabelFacts(
+        **{"cases": 2, "patients": 1, "missed": 0, "invented": 0, "dice_low": 0.9},
+        **{"dice_high": 0.9, "hd95_mm": 4.25, "nsd": 0.9, "mean_distance_mm": 1.0},
+        **{"volume_error_ml": 12.5, "bias_ml": -3.0, "components": 1.0, "sensitivity": 0.8},
+        false_per_case=0.2,
+    )
+    evaluation = evaluated(0.9, 2, 2, liver=0.9).model_copy(update={"measures": {"liver": liver}})
+
+    write_summary(tmp_path / "summary.txt", make_manifest(evaluation=evaluation), {}, [])
+
+    text = (tmp_path / "summary.txt").read_text(encoding="utf-8")
+    assert "liver: Dice 0.900, HD95 4.2 mm" in text

@@ -119,6 +119,22 @@ def test_a_model_agrees_with_its_copy_and_the_difference_is_noise(ours, drawn, w
     assert "both segment every case alike" in shown
 
 
+def test_sessions_of_a_patient_count_together(ours, drawn, work):
+    study = work.parent / "Study"
+    for number, patient in enumerate(sorted(drawn.iterdir())):
+        place = f"sub-{number // 2}/ses-{number % 2}/anat"
+        start = f"sub-{number // 2}_ses-{number % 2}"
+        image, label = study / place, study / "derivatives" / "drawn" / place
+        for folder in (image, label):
+            folder.mkdir(parents=True)
+        shutil.copy(patient / "img.nii.gz", image / f"{start}_T1w.nii.gz")
+        shutil.copy(patient / "validate.nii.gz", label / f"{start}_dseg.nii.gz")
+
+    comparison = compare(ours, copy_model(ours, work.parent / "Twin"), study, work, device="cpu")
+
+    assert "With 6 images of 3 patients no difference could be" in comparison.verdict
+
+
 def test_models_that_mean_different_labels_by_one_value_are_refused(ours, drawn, work):
     swapped = with_values(ours, work.parent / "Swapped", liver=2, kidney=1)
 

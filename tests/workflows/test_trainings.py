@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from layout_makers import write_bids
 from makers import write_patients
 from tiny_model import DESCRIPTION
 from tiny_training import make_training_plans
@@ -21,6 +22,8 @@ from nnunet_medseg.dataset.checked import Checked, Wishes, check_dataset, load_c
 from nnunet_medseg.dataset.intake import read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
 from nnunet_medseg.errors import BudgetError, DivergedError, Stopped, TrainingError
+from nnunet_medseg.evaluation.scores import CaseScore, LabelScore
+from nnunet_medseg.evaluation.statistics import bootstrap_mean
 from nnunet_medseg.files import list_files, read_json, write_json
 from nnunet_medseg.hardware import Device
 from nnunet_medseg.nnunet import probe
@@ -42,8 +45,15 @@ from nnunet_medseg.workflows.stages.common import (
     split_of,
     trainings_of,
 )
+from nnunet_medseg.workflows.stages.delivery import _split_facts
+from nnunet_medseg.workflows.stages.evaluation import read_scores
 from nnunet_medseg.workflows.stages.forecast import closing_time_s, training_time_s
-from nnunet_medseg.workflows.stages.reporting import _choose
+from nnunet_medseg.workflows.stages.reporting import (
+    _choose,
+    _compare,
+    _evaluation_facts,
+    _trained_on,
+)
 from nnunet_medseg.workflows.stages.training import (
     _announce,
     _begin_smaller,
@@ -622,6 +632,73 @@ def test_without_any_measure_the_first_variant_that_was_trained_is_handed_over(t
 
     assert _choose(run, None) == "variant_2"
     assert "no variant was measured" in capsys.readouterr().out
+
+
+# --- several images of a patient ---------------------------------------------------------------
+
+
+def measure(path: Path, dice: dict[str, float]) -> None:
+    """Write scores as an evaluation does."""
+    scores = [
+        CaseScore(case, {"label_1": LabelScore(value, 1.0, 0.9, 0.5, 2.0, 9.0, 9.5, 1, 1, 0)})
+        for case, value in dice.items()
+    ]
+    rows = (json.dumps(asdict(score) | {"seconds": 1.0}) for score in scores)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def make_run_of_sessions(root: Path, **options) -> Run:
+    """Make a run on 10 patients of two sessions each, of whom 2 are held out."""
+    write_bids(root / "in", cases=10, sessions=("ses-1", "ses-2"))
+    run = make_run(root, fold="0", **options)
+    for place, training in enumerate(trainings_of(run)):
+        split = split_of(run, training)
+        values = [0.9 - place / 50, 0.8 - place / 50, 0.5, 0.4]
+        measure(training.folder.evaluation_file, dict(zip(split.evaluate, values, strict=True)))
+        measure(training.folder.trained_on_file, dict.fromkeys(split.train[:3], 0.95))
+        record = {"seen": [5] * 16, "used_s": 60.0, "memory_bytes": 1e9}
+        write_json(training.folder.training_file, record)
+    return run
+
+
+def test_images_and_patients_are_counted_apart_and_nobody_is_named(tmp_path):
+    run = make_run_of_sessions(tmp_path)
+    checked = load_checked(run.folder.check_file)
+    (training,) = trainings_of(run)
+
+    measured = _evaluation_facts(checked, read_scores(training.folder.evaluation_file), 7)
+    trained, split = _trained_on(run), _split_facts(run, checked)
+
+    assert (
+        (measured.cases, measured.patients) == (measured.of_cases, measured.of_patients) == (4, 2)
+    )
+    assert measured.measures["label_1"].patients == 2
+    assert (trained.cases, trained.patients) == (3, 2)
+    assert (split.train_cases, split.train_patients) == (16, 8)
+    assert (split.held_out_cases, split.held_out_patients) == (4, 2)
+    assert "sub-" not in "".join(each.model_dump_json() for each in (measured, trained, split))
+
+
+def test_intervals_of_a_model_are_over_patients(tmp_path):
+    run = make_run_of_sessions(tmp_path)
+    (training,) = trainings_of(run)
+    scores = read_scores(training.folder.evaluation_file)
+
+    found = _evaluation_facts(load_checked(run.folder.check_file), scores, 7)
+
+    expected = bootstrap_mean([0.9, 0.8, 0.5, 0.4], owners=["a", "a", "b", "b"], seed=7)
+    label = found.measures["label_1"]
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (label.dice_low, label.dice_high) == (expected.low, expected.high)
+
+
+def test_trainings_of_a_run_are_compared_by_patients(tmp_path):
+    run = make_run_of_sessions(tmp_path, vary="seed=1,2")
+
+    comparison = _compare(run)
+
+    assert "With 4 images of 2 patients no difference could be significant" in comparison.verdict
 
 
 # --- what stages took --------------------------------------------------------------------------

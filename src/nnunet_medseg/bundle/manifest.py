@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from nnunet_medseg.errors import ModelError
 from nnunet_medseg.files import read_json, write_json
@@ -45,6 +46,15 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def _as_many_as(cases: str) -> Any:
+    """Return a field that counts the patients of some cases: by default one a case.
+
+    Older programs counted the cases only.
+    """
+    # Facts without those cases are refused for that.
+    return Field(default_factory=lambda facts: facts.get(cases))
+
+
 class LabelEntry(_Record):
     """A label: its name, the user's value, and the value that stock nnU-Net writes."""
 
@@ -54,11 +64,19 @@ class LabelEntry(_Record):
 
 
 class SplitFacts(_Record):
-    """The split in numbers."""
+    """The split in numbers; a case is an image, and a patient may have several."""
 
     fold: str
     train_cases: int
     held_out_cases: int
+    train_patients: int = _as_many_as("train_cases")
+    held_out_patients: int = _as_many_as("held_out_cases")
+
+    @property
+    def has_several_images(self) -> bool:
+        """Whether some patient has several images."""
+        patients = self.train_patients, self.held_out_patients
+        return patients != (self.train_cases, self.held_out_cases)
 
 
 class PlanFacts(_Record):
@@ -138,6 +156,7 @@ class TrainedOnFacts(_Record):
         mean: Patches of a case on average.
         most: Patches of the case that was seen most.
         cases: Number that were measured, on whole images.
+        patients: Number of patients whom they show.
         mean_dice: Over these, in [0, 1]; None when none was.
         low: Lower end of its interval of 95 %.
         high: Upper end.
@@ -147,6 +166,7 @@ class TrainedOnFacts(_Record):
     mean: float
     most: int
     cases: int = 0
+    patients: int = _as_many_as("cases")
     mean_dice: float | None = None
     low: float | None = None
     high: float | None = None
@@ -179,10 +199,12 @@ class PretrainedFacts(_Record):
 class LabelFacts(_Record):
     """A label over all evaluated cases, as `evaluation.summaries.LabelSummary` tells it.
 
-    None where there is nothing to measure, or where a distance is infinite.
+    None where there is nothing to measure, or where a distance is infinite. The patients are those
+    whom the cases show.
     """
 
     cases: int
+    patients: int = _as_many_as("cases")
     missed: int
     invented: int
     dice_low: float | None
@@ -198,7 +220,10 @@ class LabelFacts(_Record):
 
 
 class EvaluationFacts(_Record):
-    """Dice on whole held-out images, with intervals of 95 %; None where nothing was evaluated."""
+    """Dice on whole held-out images, with intervals of 95 %; None where nothing was evaluated.
+
+    Intervals are over patients, who may have several images each: the cases.
+    """
 
     mean_dice: float | None
     low: float | None = None
@@ -206,6 +231,8 @@ class EvaluationFacts(_Record):
     dice: dict[str, float | None]
     cases: int
     of_cases: int
+    patients: int = _as_many_as("cases")
+    of_patients: int = _as_many_as("of_cases")
     measures: dict[str, LabelFacts] = {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,16 @@ class Checked:
     def open_to_training(self) -> tuple[str, ...]:
         """Names of the cases that may be trained on: all but those marked as held out."""
         return tuple(case.name for case in self.cases if not case.is_held_out)
+
+    @property
+    def owners(self) -> dict[str, str]:
+        """Whose image each case is, by the name of the case."""
+        return {case.name: case.owner for case in self.cases}
+
+    def count_patients(self, names: Iterable[str]) -> int:
+        """Return of how many patients these cases are."""
+        owners = self.owners
+        return len({owners[name] for name in names})
 
     @property
     def megavoxels(self) -> float:

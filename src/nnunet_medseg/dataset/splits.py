@@ -62,11 +62,15 @@ def split_folds(cases: Sequence[Case], classes: Classes, fold: str, seed: int) -
     if fold != "cv":
         return {fold: split_cases(cases, classes, fold, seed)}
     owners = {case.owner for case in cases}
-    held_out = sum(case.is_held_out for case in cases)
+    held_out = _held_out_patients(cases)
     if held_out or len(owners) < 2:
         raise _no_folds(held_out)
     number = min(MAX_FOLDS, len(owners))
     return {str(place): split_cases(cases, classes, str(place), seed) for place in range(number)}
+
+
+def _held_out_patients(cases: Sequence[Case]) -> int:
+    return len({case.owner for case in cases if case.is_held_out})
 
 
 def _no_folds(held_out: int) -> DatasetError:
@@ -98,21 +102,21 @@ def split_cases(cases: Sequence[Case], classes: Classes, fold: str, seed: int) -
         problem = "No patient is left to train on: every label map is called validate."
         raise DatasetError(problem, fix="Rename the label maps of most patients to train.")
     if held_out:
-        return _keep_held_out(others, held_out, fold)
+        _require_one_split(fold, _held_out_patients(cases))
+        return Split(others, held_out)
     if fold == "all":
         return Split(others, ())
     return _fold(cases, classes, int(fold), seed)
 
 
-def _keep_held_out(others: tuple[str, ...], held_out: tuple[str, ...], fold: str) -> Split:
+def _require_one_split(fold: str, held_out: int) -> None:
     if fold not in {"all", "0"}:
         problem = (
-            f"-f {fold} does not go with this dataset: {len(held_out)} patients are marked for "
+            f"-f {fold} does not go with this dataset: {held_out} patients are marked for "
             "validation (their label map is called validate), so there is one split only."
         )
         fix = "Use -f 0 or -f all; or rename validate to train to use folds."
         raise DatasetError(problem, fix=fix)
-    return Split(others, held_out)
 
 
 def _fold(cases: Sequence[Case], classes: Classes, fold: int, seed: int) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunet_medseg.evaluation.scores import CaseScore, LabelScore
@@ -47,15 +47,24 @@ class LabelSummary:
     false_per_case: float
 
 
-def summarise(scores: Sequence[CaseScore], label: str, *, seed: int = 0) -> LabelSummary:
+def summarise(
+    scores: Sequence[CaseScore],
+    label: str,
+    *,
+    owners: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> LabelSummary:
     """Return what all cases say about a label.
 
     Args:
         scores: One a case.
         label: Its name; a case that was not scored for it is left out.
+        owners: Whose each case is, by its name; None where each has another one.
         seed: Of the resamples of the interval.
     """
-    measured = [score.labels[label] for score in scores if label in score.labels]
+    scored = [score for score in scores if label in score.labels]
+    measured = [score.labels[label] for score in scored]
+    whose = None if owners is None else [owners[score.case] for score in scored]
     present = [score for score in measured if not math.isnan(score.dice)]
     components = sum(score.components for score in present)
 
@@ -69,7 +78,7 @@ def summarise(scores: Sequence[CaseScore], label: str, *, seed: int = 0) -> Labe
         cases=len(present),
         missed=sum(score.predicted_ml == 0 for score in present),
         invented=sum(score.truth_ml == 0 for score in present),
-        dice=bootstrap_mean([score.dice for score in present], seed=seed),
+        dice=bootstrap_mean([score.dice for score in measured], owners=whose, seed=seed),
         hd95_mm=median(lambda score: score.hd95_mm),
         nsd=mean(lambda score: score.nsd),
         mean_distance_mm=median(lambda score: score.mean_distance_mm),

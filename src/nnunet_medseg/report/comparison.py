@@ -27,6 +27,7 @@ from nnunet_medseg.evaluation.statistics import (
     smallest_p,
 )
 from nnunet_medseg.files import write_text
+from nnunet_medseg.report.counts import patients_in_words
 
 __all__ = ["Comparison", "Entry", "Standing", "compare_entries", "table_rows", "write_comparison"]
 
@@ -92,11 +93,14 @@ class Comparison:
     verdict: str
 
 
-def compare_entries(entries: Sequence[Entry], *, seed: int = 0) -> Comparison:
+def compare_entries(
+    entries: Sequence[Entry], *, owners: Mapping[str, str] | None = None, seed: int = 0
+) -> Comparison:
     """Compare entries that were scored on the same cases.
 
     Args:
         entries: One or more, with different names, all over the same cases and labels.
+        owners: Whose each case is, by its name; None where each has another one.
         seed: Of the resamples of the intervals.
 
     A label that one entry rightly leaves out, where another marks something, counts as 1.
@@ -108,21 +112,27 @@ def compare_entries(entries: Sequence[Entry], *, seed: int = 0) -> Comparison:
     entries = _with_rightly_empty(entries)
     # Cases and labels in the order of the first entry, whatever the order of the others.
     cases = list(entries[0].scores)
+    whose = None if owners is None else [owners[case] for case in cases]
     values = {
         entry.name: [mean_dice(list(entry.scores[case].values())) for case in cases]
         for entry in entries
     }
-    means = {name: bootstrap_mean(of_cases, seed=seed) for name, of_cases in values.items()}
+    means = {
+        name: bootstrap_mean(of_cases, owners=whose, seed=seed) for name, of_cases in values.items()
+    }
     ordered = sorted(entries, key=lambda entry: _or_last(-means[entry.name].mean))
     best, *others = ordered
-    paired = [compare_paired(values[best.name], values[other.name], seed=seed) for other in others]
+    paired = [
+        compare_paired(values[best.name], values[other.name], owners=whose, seed=seed)
+        for other in others
+    ]
     corrected = holm([item.p_value for item in paired])
     below = [replace(item, p_value=p) for item, p in zip(paired, corrected, strict=True)]
     labels = list(next(iter(entries[0].scores.values()), {}))
     standings = tuple(
         Standing(
             entry.name,
-            _label_means(entry, labels, seed),
+            _label_means(entry, labels, owners, seed),
             means[entry.name],
             below_best,
             entry.seconds,
@@ -175,9 +185,14 @@ def _require_comparable(entries: Sequence[Entry]) -> None:
         raise ValueError(problem)
 
 
-def _label_means(entry: Entry, labels: Sequence[str], seed: int) -> dict[str, Interval]:
+def _label_means(
+    entry: Entry, labels: Sequence[str], owners: Mapping[str, str] | None, seed: int
+) -> dict[str, Interval]:
+    whose = None if owners is None else [owners[case] for case in entry.scores]
     return {
-        label: bootstrap_mean([dice[label] for dice in entry.scores.values()], seed=seed)
+        label: bootstrap_mean(
+            [dice[label] for dice in entry.scores.values()], owners=whose, seed=seed
+        )
         for label in labels
     }
 
@@ -201,13 +216,17 @@ def _verdict(standings: Sequence[Standing]) -> str:
     names = f"{best.name} and {runner_up.name}"
     if paired is None or not paired.cases:
         return f"No case has a Dice of both {names}, so nobody knows which is better."
+    has_several = paired.owners != paired.cases
     cases = counted(paired.cases, "case")
+    if has_several:
+        cases = patients_in_words(paired.cases, paired.owners, "patient")
     difference = f"{paired.difference.mean:.3f}"
-    if not _could_be_significant(paired.cases, len(others)):
+    if not _could_be_significant(paired.owners, len(others)):
         needed = next(n for n in itertools.count() if _could_be_significant(n, len(others)))
         return (
             f"With {cases} no difference could be significant: the one between {names} "
-            f"({difference}) may be chance. At least {needed} cases are needed."
+            f"({difference}) may be chance. At least {needed} "
+            f"{'patients' if has_several else 'cases'} are needed."
         )
     if not _is_better(paired):
         return (

@@ -20,6 +20,7 @@ from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.evaluation.summaries import mean_dice_of
 from nnunet_medseg.files import write_text
 from nnunet_medseg.report import charts
+from nnunet_medseg.report.counts import patients_in_words
 from nnunet_medseg.report.summary import early_end
 from nnunet_medseg.report.verdict import verdict
 
@@ -31,7 +32,7 @@ NNUNET = (
     "18, 203-211 (2021). doi:10.1038/s41592-020-01008-z"
 )
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"  # as the script of the page reads them
-FEW_CASES = 10  # below it a bootstrap interval is rough (statistics.py)
+FEW_PATIENTS = 10  # below it a bootstrap interval is rough (statistics.py)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def write_report(
         "number": _number,
         "signed": _signed,
         "duration": duration,
+        "patients": patients_in_words,
         "percent": lambda share: f"{share:.0%}",
         "data_uri": lambda png: "data:image/png;base64," + base64.b64encode(png).decode("ascii"),
     }
@@ -88,7 +90,7 @@ def write_report(
         manifest=manifest,
         verdict=verdict(manifest, scores),
         early_end=early_end(manifest.training),
-        is_rough=0 < manifest.evaluation.cases < FEW_CASES,
+        is_rough=0 < manifest.evaluation.patients < FEW_PATIENTS,
         pictures=pictures,
         labels=[label.name for label in manifest.labels],
         cases=_worst_first(scores),

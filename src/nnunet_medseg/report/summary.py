@@ -13,6 +13,7 @@ from nnunet_medseg.console import counted, duration
 from nnunet_medseg.dataset.splits import Split
 from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.files import write_text
+from nnunet_medseg.report.counts import patients_in_words
 
 __all__ = [
     "early_end",
@@ -83,6 +84,9 @@ def _measured(manifest: Manifest) -> str:
             "train with -f 0, or call some label maps validate."
         )
     cases = f"{evaluation.cases} of {evaluation.of_cases} held-out cases"
+    if evaluation.of_patients != evaluation.of_cases:
+        of_all = patients_in_words(evaluation.of_cases, evaluation.of_patients, "held-out patient")
+        cases = f"{evaluation.cases} of {of_all}"
     if evaluation.mean_dice is None:
         return (
             f"No Dice: on {cases}, neither the label maps nor the model's segmentations show any "
@@ -110,7 +114,9 @@ def write_summary(
         stage_seconds: What each stage took.
         findings: Warnings of the check, one line each.
     """
-    training = manifest.training
+    training, split = manifest.training, manifest.split
+    trained = patients_in_words(split.train_cases, split.train_patients)
+    held_out = patients_in_words(split.held_out_cases, split.held_out_patients)
     lines = [
         f"{manifest.name}: {', '.join(label.name for label in manifest.labels)}",
         HOUSE_ONLY,
@@ -124,8 +130,7 @@ def write_summary(
         f"configuration {manifest.configuration}",
         *_plan_lines(manifest),
         *_start_lines(manifest),
-        f"Patients    {manifest.split.train_cases} trained, {manifest.split.held_out_cases} held "
-        f"out (fold {manifest.split.fold})",
+        f"Patients    {trained} trained, {held_out} held out (fold {split.fold})",
         f"Images      {', '.join(manifest.channels)}",
         "Labels      " + ", ".join(f"{label.name} = {label.value}" for label in manifest.labels),
         "",
@@ -187,7 +192,7 @@ def _measure_lines(manifest: Manifest) -> list[str]:
         dice = manifest.evaluation.dice.get(name)
         interval = f" (95 % interval {_figure(facts.dice_low)} to {_figure(facts.dice_high)})"
         lines += [
-            f"  {name}: Dice {_figure(dice)}{interval if facts.cases > 1 else ''}, "
+            f"  {name}: Dice {_figure(dice)}{interval if facts.patients > 1 else ''}, "
             f"HD95 {_figure(facts.hd95_mm, 1)} mm, NSD {_figure(facts.nsd)}, "
             f"volume off by {_figure(facts.volume_error_ml, 2)} ml",
             f"    in {facts.cases} cases; missed in {facts.missed}, invented in {facts.invented}",

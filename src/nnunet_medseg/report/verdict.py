@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from nnunet_medseg.bundle.manifest import Manifest
 from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.evaluation.summaries import mean_dice_of
+from nnunet_medseg.report.counts import patients_in_words
 
 __all__ = ["verdict"]
+
+HELD_OUT = "held-out patient"
 
 
 def verdict(manifest: Manifest, scores: Sequence[CaseScore]) -> str:
@@ -23,9 +26,10 @@ def verdict(manifest: Manifest, scores: Sequence[CaseScore]) -> str:
     if not evaluation.of_cases:
         return "Nothing was held out, so nobody knows how good this model is."
     if not evaluation.cases:
+        held_out = patients_in_words(evaluation.of_cases, evaluation.of_patients, HELD_OUT)
         return (
-            f"None of the {evaluation.of_cases} held-out patients was measured for lack of time, "
-            "so nobody knows how good this model is."
+            f"None of the {held_out} was measured for lack of time, so nobody knows how good this "
+            "model is."
         )
     if evaluation.mean_dice is None:
         return (
@@ -39,15 +43,16 @@ def verdict(manifest: Manifest, scores: Sequence[CaseScore]) -> str:
 
 
 def _patients(manifest: Manifest) -> str:
-    count, of_all = manifest.evaluation.cases, manifest.evaluation.of_cases
-    if count < of_all:
-        return f"{count} of {of_all} held-out patients"
-    return "the one held-out patient" if count == 1 else f"{count} held-out patients"
+    evaluation = manifest.evaluation
+    held_out = patients_in_words(evaluation.of_cases, evaluation.of_patients, HELD_OUT)
+    if evaluation.cases < evaluation.of_cases:
+        return f"{evaluation.cases} of {held_out}"
+    return "the one held-out patient" if evaluation.of_cases == 1 else held_out
 
 
 def _interval(manifest: Manifest) -> str:
     evaluation = manifest.evaluation
-    if evaluation.cases == 1:
+    if evaluation.patients == 1:
         return ", which one patient alone cannot vouch for"
     if evaluation.low is None or evaluation.high is None:
         return ""
@@ -63,7 +68,8 @@ def _weakest(manifest: Manifest, scores: Sequence[CaseScore]) -> str:
     measured = [score for score in scores if not math.isnan(mean_dice_of(score))]
     if len(measured) > 1:
         worst = min(measured, key=mean_dice_of)
-        parts.append(f"the weakest patient {worst.case} with {mean_dice_of(worst):.2f}")
-    if len(parts) == 1 and len(dice) <= 1:
-        parts = [parts[0].replace("the weakest patient", "the weakest patient is")]
+        unit = "image" if manifest.split.has_several_images else "patient"
+        # With one label alone the sentence has no verb yet.
+        verb = "" if parts else " is"
+        parts.append(f"the weakest {unit}{verb} {worst.case} with {mean_dice_of(worst):.2f}")
     return f"; {', '.join(parts)}" if parts else ""

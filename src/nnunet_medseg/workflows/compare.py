@@ -147,7 +147,9 @@ def compare(  # noqa: PLR0913 public: each option of the command is an argument
             job = _convert(checked, labels, Path(scratch), log)
             entries = [_measure(job, contender, chosen) for contender in contenders]
             agreements = _agreements(job, contenders)
-        comparison = compare_entries(entries)
+        # Entries are by the user's names of the cases.
+        owners = {case.source: case.owner for case in checked.cases}
+        comparison = compare_entries(entries, owners=owners)
         _show(comparison, entries, agreements)
         if result is not None:
             # A row may name a patient.

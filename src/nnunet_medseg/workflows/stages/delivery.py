@@ -24,7 +24,7 @@ from nnunet_medseg.bundle.manifest import (
     TrainingFacts,
     read_manifest,
 )
-from nnunet_medseg.dataset.checked import load_checked
+from nnunet_medseg.dataset.checked import Checked, load_checked
 from nnunet_medseg.dataset.kept import (
     Keeping,
     KeptRecord,
@@ -146,8 +146,6 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
     planned = read_json(trainings[0].folder.plan_file)
     quality = read_json(run.folder.quality_file)
     pretrained = quality.get("pretrained")
-    folds = (checked.folds[training.fold] for training in trainings)
-    trained_on = {name for split in folds for name in split.train}
     return {
         "name": run.options.dataset_name,
         "labels": [
@@ -155,11 +153,7 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
             for label in checked.labels
         ],
         "channels": list(checked.channels),
-        "split": SplitFacts(
-            fold=run.options.fold,
-            train_cases=len(trained_on),
-            held_out_cases=len(set(checked.evaluated)),
-        ),
+        "split": _split_facts(run, checked),
         "plan": PlanFacts(
             size=planned["plan"],
             reason=planned["reason"],
@@ -182,6 +176,20 @@ def _manifest_facts(run: Run) -> dict[str, Any]:
         "command": command_of(run.options),
         "parameters": _parameters(trainings[0].options, run.options),
     }
+
+
+def _split_facts(run: Run, checked: Checked) -> SplitFacts:
+    """Return who trained what is handed over, and who was held out, in numbers."""
+    folds = (checked.folds[training.fold] for training in handed_over(run))
+    trained_on = {name for split in folds for name in split.train}
+    held_out = set(checked.evaluated)
+    return SplitFacts(
+        fold=run.options.fold,
+        train_cases=len(trained_on),
+        held_out_cases=len(held_out),
+        train_patients=checked.count_patients(trained_on),
+        held_out_patients=checked.count_patients(held_out),
+    )
 
 
 def _parameters(options: TrainOptions, asked: TrainOptions) -> dict[str, Any]:

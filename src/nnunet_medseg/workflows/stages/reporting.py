@@ -24,7 +24,7 @@ from nnunet_medseg.errors import TrainingError
 from nnunet_medseg.evaluation.overlap import mean_dice
 from nnunet_medseg.evaluation.scores import CaseScore
 from nnunet_medseg.evaluation.statistics import Interval, bootstrap_mean_of_labels
-from nnunet_medseg.evaluation.summaries import LabelSummary, summarise
+from nnunet_medseg.evaluation.summaries import summarise
 from nnunet_medseg.files import read_json, write_json
 from nnunet_medseg.nnunet.history import read_history, write_histories
 from nnunet_medseg.report.comparison import (
@@ -79,7 +79,7 @@ def report(run: Run) -> None:
     if run.options.key:
         sources = {case.name: case.source for case in checked.cases}
         write_case_key(run.folder.report / "case_key.csv", sources)
-    facts = _evaluation_facts(labels, scores, len(set(checked.evaluated)), run.options.seed)
+    facts = _evaluation_facts(checked, scores, run.options.seed)
     content: dict[str, Any] = {
         "evaluation": facts.model_dump(mode="json"),
         "curves": [_curve(training).model_dump(mode="json") for training in handed_over(run)],
@@ -94,26 +94,31 @@ def report(run: Run) -> None:
     write_json(run.folder.quality_file, content)
 
 
-def _evaluation_facts(
-    names: Sequence[str], scores: Sequence[CaseScore], of_cases: int, seed: int
-) -> EvaluationFacts:
+def _evaluation_facts(checked: Checked, scores: Sequence[CaseScore], seed: int) -> EvaluationFacts:
+    names = [label.name for label in checked.labels]
     by_label = {name: mean_dice([score.dice[name] for score in scores]) for name in names}
-    mean = _mean_of_labels(scores, seed)
+    mean = _mean_of_labels(checked, scores, seed)
+    held_out = set(checked.evaluated)
     return EvaluationFacts(
         mean_dice=_or_none(mean.mean),
         low=_or_none(mean.low),
         high=_or_none(mean.high),
         dice={name: None if math.isnan(dice) else dice for name, dice in by_label.items()},
         cases=len(scores),
-        of_cases=of_cases,
-        measures={name: _label_facts(summarise(scores, name, seed=seed)) for name in names}
+        of_cases=len(held_out),
+        patients=checked.count_patients(score.case for score in scores),
+        of_patients=checked.count_patients(held_out),
+        measures={name: _label_facts(checked, scores, name, seed) for name in names}
         if scores
         else {},
     )
 
 
-def _mean_of_labels(scores: Sequence[CaseScore], seed: int) -> Interval:
-    return bootstrap_mean_of_labels([list(score.dice.values()) for score in scores], seed=seed)
+def _mean_of_labels(checked: Checked, scores: Sequence[CaseScore], seed: int) -> Interval:
+    owners = checked.owners
+    rows = [list(score.dice.values()) for score in scores]
+    whose = [owners[score.case] for score in scores]
+    return bootstrap_mean_of_labels(rows, owners=whose, seed=seed)
 
 
 def _or_none(value: float) -> float | None:
@@ -138,18 +143,20 @@ def _curve(training: Training) -> CurveFacts:
 
 def _trained_on(run: Run) -> TrainedOnFacts:
     """Return how often cases were seen, and what the model makes of a few of them."""
+    checked = load_checked(run.folder.check_file)
     seen: Counter[str] = Counter()
     scores = []
     for training in handed_over(run):
         counts = read_json(training.folder.training_file)["seen"]
         seen.update(dict(zip(split_of(run, training).train, counts, strict=True)))
         scores += read_scores(training.folder.trained_on_file)
-    interval = _mean_of_labels(scores, run.options.seed)
+    interval = _mean_of_labels(checked, scores, run.options.seed)
     return TrainedOnFacts(
         fewest=min(seen.values()),
         mean=statistics.fmean(seen.values()),
         most=max(seen.values()),
         cases=len(scores),
+        patients=checked.count_patients(score.case for score in scores),
         mean_dice=_or_none(interval.mean),
         low=_or_none(interval.low),
         high=_or_none(interval.high),
@@ -170,10 +177,13 @@ def _data_facts(run: Run, checked: Checked) -> DataFacts:
     return describe_cases(facts, measured)
 
 
-def _label_facts(summary: LabelSummary) -> LabelFacts:
-    plain = asdict(summary)
+def _label_facts(checked: Checked, scores: Sequence[CaseScore], name: str, seed: int) -> LabelFacts:
+    plain = asdict(summarise(scores, name, owners=checked.owners, seed=seed))
     interval = plain.pop("dice")
     plain |= {"dice_low": interval["low"], "dice_high": interval["high"]}
+    plain["patients"] = checked.count_patients(
+        score.case for score in scores if not math.isnan(score.dice[name])
+    )
     return LabelFacts.model_validate(
         {name: value if math.isfinite(value) else None for name, value in plain.items()}
     )
@@ -194,7 +204,8 @@ def _compare(run: Run) -> Comparison | None:
     ]
     if not cases:
         return None
-    comparison = compare_entries(entries, seed=run.options.seed)
+    owners = load_checked(run.folder.check_file).owners
+    comparison = compare_entries(entries, owners=owners, seed=run.options.seed)
     title = f"On the same {len(cases)} held-out cases, with intervals of 95 %"
     console.table(title, *table_rows(comparison))
     console.detail(_verdict(run, comparison))
