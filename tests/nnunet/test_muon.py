@@ -36,7 +36,7 @@ def give_gradients(weights, seed):
 def filter_step(gradient):
     """Return the step for a rate of 1."""
     start = torch.zeros_like(gradient)
-    step_filters(start, gradient, rate=1.0, kept=1.0)
+    step_filters([start], [gradient], rate=1.0, kept=1.0)
     return -start
 
 
@@ -106,8 +106,8 @@ def test_filters_channels_last_take_the_same_step(shape, is_gradient_last):
     last = first.to(memory_format=layout, copy=True)
     other = gradient.to(memory_format=layout, copy=True) if is_gradient_last else gradient
 
-    step_filters(first, gradient, rate=0.1, kept=0.9)
-    step_filters(last, other, rate=0.1, kept=0.9)
+    step_filters([first], [gradient], rate=0.1, kept=0.9)
+    step_filters([last], [other], rate=0.1, kept=0.9)
 
     torch.testing.assert_close(last, first, rtol=0, atol=1e-5)
     assert not torch.equal(first, make_weight(shape))
@@ -117,7 +117,18 @@ def test_a_weight_with_gaps_in_memory_is_refused_rather_than_left_as_it_is():
     weight = torch.randn(8, 4, 3, 4)[..., :3]
 
     with pytest.raises(RuntimeError, match="view"):
-        step_filters(weight, torch.randn(8, 4, 3, 3), rate=0.1, kept=1.0)
+        step_filters([weight], [torch.randn(8, 4, 3, 3)], rate=0.1, kept=1.0)
+
+
+def test_banks_of_one_size_do_not_change_each_other():
+    shapes = [(8, 4, 3, 3, 3), (8, 16, 3, 3, 3), (4, 8, 2, 2, 2), (256, 300), (128, 400)]
+    gradients = [1e3**place * make_weight(shape).detach() for place, shape in enumerate(shapes)]
+    together = [torch.zeros(shape) for shape in shapes]
+
+    step_filters(together, gradients, rate=1.0, kept=1.0)
+
+    for step, gradient in zip(together, gradients, strict=True):
+        torch.testing.assert_close(-step, filter_step(gradient))
 
 
 @each_shape

@@ -14,7 +14,8 @@ compute: without blocks, Muon was three quarters of a step (docs/concepts/budget
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -90,8 +91,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_add_(gradients, pasts, alpha=group["momentum"])
             kept = 1 - group["lr"] * group["weight_decay"]
             if group["is_orthogonal"]:
-                for weight, gradient in zip(weights, gradients, strict=True):
-                    step_filters(weight, gradient, group["lr"], kept)
+                step_filters(weights, gradients, group["lr"], kept)
             else:
                 torch._foreach_mul_(weights, kept)
                 torch._foreach_add_(weights, gradients, alpha=-group["lr"])
@@ -104,31 +104,55 @@ class Muon(torch.optim.Optimizer):
         return past
 
 
-def step_filters(weight: torch.Tensor, gradient: torch.Tensor, rate: float, kept: float) -> None:
-    """Take an orthogonal step, in place.
+def step_filters(
+    weights: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor], rate: float, kept: float
+) -> None:
+    """Take orthogonal steps, in place.
 
     Args:
-        weight: Of two axes or more, dense in memory; all but the first are one axis of a matrix. Of
-            the two axes of the matrix, the shorter one is cut into blocks of at most
+        weights: Each of two axes or more, dense in memory; all but the first are one axis of a
+            matrix. Of the two axes of the matrix, the shorter one is cut into blocks of at most
             `BLOCK_FILTERS`.
-        gradient: Of the same shape. For each block the step is the matrix U Vᵀ of its singular
+        gradients: Of the same shapes. For each block the step is the matrix U Vᵀ of its singular
             value decomposition U S Vᵀ, roughly: singular values lie between 0.7 and 1.2, and below
             where they were less than a few thousandths of the norm. The root mean square of the
             step is about `FILTER_STEP`; of a gradient of zero it is zero.
-        rate: How many of these steps the weight goes down.
-        kept: Which part of the weight is kept before, for its decay.
+        rate: How many of these steps the weights go down.
+        kept: Which part of the weights is kept before, for their decay.
     """
     # Columns may stand in any order. In that of the memory, channels last or not, none is copied.
-    order = [0, *sorted(range(1, weight.ndim), key=weight.stride, reverse=True)]
-    blocks = _blocks(gradient.permute(order).flatten(1))
-    square = blocks @ blocks.mT
-    norm = square.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=TINY)[:, None, None]
-    # Factors go into the small matrix: each pass over the blocks is one over all weights.
-    scale = FILTER_STEP * math.sqrt(max(len(weight), weight[0].numel()))
-    whitening = _whitening(square / norm**2) * (scale / norm)
-    # A view, or an error: what is done to a copy would not reach the weight.
-    matrix = weight.permute(order).view(len(weight), -1)
-    _blocks(matrix).baddbmm_(whitening, blocks, beta=kept, alpha=-rate)
+    orders = [
+        [0, *sorted(range(1, weight.ndim), key=weight.stride, reverse=True)] for weight in weights
+    ]
+    banks = [
+        _blocks(gradient.permute(order).flatten(1))
+        for gradient, order in zip(gradients, orders, strict=True)
+    ]
+    whitenings = _whitenings([blocks @ blocks.mT for blocks in banks])
+    for weight, order, blocks, whitening in zip(weights, orders, banks, whitenings, strict=True):
+        # Factors go into the product: each pass over the blocks is one over all weights.
+        scale = FILTER_STEP * math.sqrt(max(len(weight), weight[0].numel()))
+        # A view, or an error: what is done to a copy would not reach the weight.
+        matrix = weight.permute(order).view(len(weight), -1)
+        _blocks(matrix).baddbmm_(whitening, blocks, beta=kept, alpha=-rate * scale)
+
+
+def _whitenings(squares: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return what makes blocks of filters orthogonal, from the squares of them.
+
+    Blocks of one size are done together: a GPU takes as long to begin a small product as to do it.
+    """
+    together: dict[int, list[int]] = defaultdict(list)
+    for place, square in enumerate(squares):
+        together[square.shape[-1]].append(place)
+    found = list(squares)
+    for places in together.values():
+        square = torch.cat([squares[place] for place in places])
+        norm = square.diagonal(dim1=1, dim2=2).sum(1).sqrt().clamp(min=TINY)[:, None, None]
+        parts = (_whitening(square / norm**2) / norm).split([len(squares[p]) for p in places])
+        for place, part in zip(places, parts, strict=True):
+            found[place] = part
+    return found
 
 
 def _blocks(matrix: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,8 @@ WORK_BYTES_A_VOXEL = 48
 
 # Raised when a step of the same plan takes another time than before: 2 since Muon takes blocks,
 # 3 since a GPU multiplies in TF32, 4 since volumes may lie channels last,
-# 5 since slices may, and Muon takes its steps in place, 6 since a GPU multiplies Muon's matrices in
+# 5 since slices may, and Muon takes its steps in place, 6 since it takes those of banks of one size
+# together, a GPU multiplies its matrices in
 # float32 and leaves no step out that is measured.
 STEP_VERSION = 6
 # Raised when more is measured of the cases: 2 since the largest objects are.
