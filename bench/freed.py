@@ -3,8 +3,8 @@
     .venv/bin/python bench/freed.py [ROUNDS]
     .venv/bin/python bench/freed.py row [TRAININGS]
 
-Steps with Muon, channels last, of the plans of bench/speed.py with all and with half of their
-features. Keeping and not keeping, which leaves glibc to itself, take turns, each time and for each
+Steps with Muon, channels last, of the plans of bench/speed.py and one of larger volumes, with all
+and with half of their features. Keeping and not keeping, which leaves glibc to itself, take turns, each time and for each
 plan in a fresh process, since glibc learns from what is freed. The fastest step of each counts, and
 the fewest pages that a step takes from the system. One JSON line is added to
 bench/results/freed.jsonl, and a table is printed.
@@ -31,12 +31,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from speed import CONFIGURATION, DESCRIPTION, PLANS, make_plans
+from speed import CONFIGURATION, DESCRIPTION, make_plans
+from speed import PLANS as SMALL_PLANS
 
 from nnunet_medseg.nnunet.environment import prepare
 
 RESULTS = Path(__file__).resolve().parent / "results" / "freed.jsonl"
 WAYS = ("left to glibc", "kept")
+# With blocks of 75 MB and more.
+PLANS = SMALL_PLANS | {"large volumes ": ((64, 96, 96), (32, 64, 128, 256, 320))}
 ROUNDS = 2
 STEPS = 10
 COLD_STEPS = 2

@@ -10,7 +10,8 @@ import pytest
 
 from nnunet_medseg import hardware
 
-PAGES = 10 * (16 << 20) // resource.getpagesize()
+STEP_BYTES = 160 << 20
+PAGES = STEP_BYTES // resource.getpagesize()
 
 # Where a kernel or a sandbox counts no pages, nothing can be seen.
 only_with_glibc = pytest.mark.skipif(
@@ -47,9 +48,9 @@ def watch_memory(monkeypatch: pytest.MonkeyPatch) -> WatchedMemory:
     return watched
 
 
-def pages_of_a_step() -> int:
-    """Take and free memory in ten blocks of 16 MiB; return how many pages were new."""
+def pages_of_a_step(blocks: int = 10) -> int:
+    """Take and free 160 MiB in a number of blocks; return how many pages were new."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [bytes([1]) * (16 << 20) for _ in range(10)]
-    del blocks
+    taken = [bytes([1]) * (STEP_BYTES // blocks) for _ in range(blocks)]
+    del taken
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -38,9 +38,10 @@ CGROUP_STATISTICS = Path("/sys/fs/cgroup/memory.stat")
 USABLE_SHARE = 0.7  # of the free memory; the rest is for the main process and the system
 
 # Of mallopt(3), from malloc.h of glibc. 32 MiB is the most that every glibc takes on 64 bits.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 LARGEST_KEPT_BYTES = 32 << 20
 NEVER = -1
+MMAP_MAX = 65536  # glibc's own
 # As torch names what it was built for: sm_86, compute_120, sm_90a.
 _BUILT_FOR = re.compile(r"(sm|compute)_(\d+)(\d)[a-z]?")
 # Of madvise(2), from asm-generic/mman-common.h of Linux.
@@ -103,7 +104,7 @@ def freed_memory_kept() -> Iterator[None]:
 
     A step of a training takes and frees the same memory as the last one. By itself glibc gives much
     of it back to the system each time, which clears every page when it is taken again
-    (docs/concepts/budget.md). Single blocks of more than 32 MiB may be given back all the same.
+    (docs/concepts/budget.md). Blocks of more than 32 MiB are kept too, since none is mapped apart.
 
     Not to be nested. What glibc would learn by itself about large blocks stays switched off after
     it, at the values where that ends. Without glibc nothing is changed.
@@ -111,12 +112,14 @@ def freed_memory_kept() -> Iterator[None]:
     libc = _glibc()
     if libc is not None:
         libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT_BYTES)
+        libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, NEVER)
     try:
         yield
     finally:
         if libc is not None:
             libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGEST_KEPT_BYTES)
+            libc.mallopt(M_MMAP_MAX, MMAP_MAX)
         give_memory_back()
 
 
