@@ -4,10 +4,10 @@
     .venv/bin/python bench/freed.py row [TRAININGS]
 
 Steps with Muon, channels last, of the plans of bench/speed.py and one of larger volumes, with all
-and with half of their features. Keeping and not keeping, which leaves glibc to itself, take turns, each time and for each
-plan in a fresh process, since glibc learns from what is freed. The fastest step of each counts, and
-the fewest pages that a step takes from the system. One JSON line is added to
-bench/results/freed.jsonl, and a table is printed.
+and with half of their features. Keeping and not keeping, which leaves glibc to itself, take turns,
+each time and for each plan in a fresh process, since glibc learns from what is freed. The fastest
+step of each counts, and the fewest pages that a step takes from the system. One JSON line is added
+to bench/results/freed.jsonl, and a table is printed.
 
 `row` is for folds and variants: trainings one after the other in one process, each of which leaves
 many small blocks in the heap, as evaluation and proof would. Added and printed are, for each
