@@ -100,3 +100,52 @@ def test_the_name_of_one_of_several_images_is_not_taken_for_all():
     with pytest.raises(UsageError, match=r"a patient has 2 \(CT, PET\)"):
         choose_channels(("ct",), ("CT", "PET"), [])
     assert choose_channels(("MRI",), ("MRI", "MRI"), []).names == ("MRI", "MRI")
+
+
+@pytest.mark.parametrize(
+    ("wishes", "listed", "told"),
+    [
+        (("T1", "T1Gd", "T2", "FLAIR"), ("flair", "t1", "t1ce", "t2"), "T1 would be flair"),
+        (("PET", "CT"), ("CT", "PT"), "CT would be PT"),
+        (("T1", "T1"), ("T1", "T2"), "T1 would be T2"),
+    ],
+)
+def test_a_name_that_another_image_has_is_not_given_to_the_one_in_its_place(wishes, listed, told):
+    with pytest.raises(UsageError) as caught:
+        choose_channels(wishes, listed, [])
+
+    assert f"in this order: {', '.join(listed)}" in caught.value.problem
+    assert told in caught.value.problem
+    assert f"-i {','.join(listed)}" in caught.value.fix
+
+
+def test_the_list_that_the_refusal_shows_is_taken():
+    assert choose_channels(("CT", "PT"), ("CT", "PT"), []).order == (0, 1)
+
+
+def test_it_is_said_which_image_each_name_is_given_to():
+    renamed = choose_channels(("CT", "PET"), ("ct", "pt"), [])
+    unnamed = choose_channels(("T1", "T2"), ("", ""), [])
+
+    assert renamed.order == unnamed.order == (0, 1)
+    assert "CT <- ct, PET <- pt" in renamed.reason
+    assert "T1 <- image_1, T2 <- image_2" in unnamed.reason
+    assert "<-" not in choose_channels(("CT",), ("ct",), []).reason
+
+
+def test_of_numbered_images_the_order_is_what_is_meant():
+    plan = choose_channels(("1", "2"), ("0000", "1"), [])
+
+    assert plan.names == ("1", "2")
+    assert plan.order == (0, 1)
+
+
+def test_what_is_said_of_images_does_not_name_the_only_patient():
+    listed = ("Miller", "CT")
+
+    plan = choose_channels(("MRI", "CT"), listed, [], of_one_patient=True)
+    with pytest.raises(UsageError) as caught:
+        choose_channels(("CT", "MRI"), listed, [], of_one_patient=True)
+
+    assert "MRI <- image_1, CT <- CT" in plan.reason
+    assert "Miller" not in f"{caught.value.problem} {caught.value.fix}"

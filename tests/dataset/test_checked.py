@@ -287,3 +287,14 @@ def test_names_that_are_crossed_against_the_dataset_are_a_warning(tmp_path):
         ("warning", "", "other labels"),
         ("repair", "", "label values"),
     ]
+
+
+def test_image_types_that_match_the_files_in_part_are_refused(tmp_path):
+    write_patients(tmp_path, cases=2, channels=("flair", "t1", "t1ce", "t2"))
+
+    outcome = check(tmp_path, image_type="T1,T1Gd,T2,FLAIR")
+
+    assert outcome.checked is None
+    assert isinstance(outcome.error, UsageError)
+    assert "flair, t1, t1ce, t2" in outcome.error.problem
+    assert check(tmp_path, image_type="T1,T1ce,T2,FLAIR").error is None

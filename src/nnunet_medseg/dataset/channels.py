@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from nnunet_medseg.dataset.facts import CaseFacts, guess_image_type
 from nnunet_medseg.errors import UsageError
 
-__all__ = ["ChannelPlan", "choose_channels", "hide_names", "parse_image_types"]
+__all__ = ["ChannelPlan", "choose_channels", "parse_image_types"]
 
 # What the name of an image says of how it was taken, and not of whom.
 KNOWN_WORD = re.compile(
@@ -54,14 +54,14 @@ def parse_image_types(text: str) -> tuple[str, ...]:
     return names
 
 
-def hide_names(listed: Sequence[str]) -> tuple[str, ...]:
+def _hide_names(listed: Sequence[str]) -> tuple[str, ...]:
     """Return the names of channels without those that may name a patient.
 
     Of several patients, what tells the images apart is the same in all. Of one alone, the name of
     a file may be the patient's, and it would go into the model.
 
     Examples:
-        >>> hide_names(["T1w", "fat_sat", "Miller FLAIR"])
+        >>> _hide_names(["T1w", "fat_sat", "Miller FLAIR"])
         ('T1w', 'fat_sat', '')
     """
 
@@ -72,7 +72,11 @@ def hide_names(listed: Sequence[str]) -> tuple[str, ...]:
 
 
 def choose_channels(
-    wishes: Sequence[str], listed: Sequence[str], facts: Sequence[CaseFacts]
+    wishes: Sequence[str],
+    listed: Sequence[str],
+    facts: Sequence[CaseFacts],
+    *,
+    of_one_patient: bool = False,
 ) -> ChannelPlan:
     """Name the channels.
 
@@ -80,38 +84,64 @@ def choose_channels(
         wishes: From `-i`; empty for none.
         listed: Names that files or dataset.json give, "" for unnamed.
         facts: Of all cases, for the range of values.
+        of_one_patient: Whose name may be in those of the images, and is not told.
 
     Raises:
-        UsageError: When the number of image types is not the number of images.
+        UsageError: When the number of image types is not the number of images, or a type would be
+            given to an image while another one is called so.
     """
+    told = _hide_names(listed) if of_one_patient else tuple(listed)
     as_listed = tuple(range(len(listed)))
     if wishes:
-        return _follow(wishes, listed, as_listed)
-    if all(listed):
-        return ChannelPlan(_plain_ct(listed), as_listed, "from the dataset")
+        is_each = len(wishes) == len(listed)
+        return _name_each(wishes, listed, told) if is_each else _name_all(wishes, told)
+    if all(told):
+        return ChannelPlan(_plain_ct(told), as_listed, "from the dataset")
     guessed = tuple(
         name or guess_image_type([fact.value_ranges[place] for fact in facts])
-        for place, name in enumerate(listed)
+        for place, name in enumerate(told)
     )
     return ChannelPlan(guessed, as_listed, "from the range of the values; -i says it better")
 
 
-def _follow(
-    wishes: Sequence[str], listed: Sequence[str], as_listed: tuple[int, ...]
-) -> ChannelPlan:
+def _name_each(wishes: Sequence[str], listed: Sequence[str], told: Sequence[str]) -> ChannelPlan:
     known = [name.lower() for name in listed]
     asked = [name.lower() for name in wishes]
+    names = _plain_ct(wishes)
     # Of channels of one name, as two of MRI, the names do not tell which is which.
     are_distinct = len(set(known)) == len(known)
     if len(wishes) > 1 and are_distinct and sorted(known) == sorted(asked):
         order = tuple(known.index(name) for name in asked)
-        return ChannelPlan(_plain_ct(wishes), order, "from -i, matched with the file names")
-    if len(wishes) == len(listed):
-        return ChannelPlan(_plain_ct(wishes), as_listed, "from -i")
+        return ChannelPlan(names, order, "from -i, matched with the file names")
+    shown = [name or f"image_{number}" for number, name in enumerate(told, start=1)]
+    for place, name in enumerate(asked):
+        # Of numbers, the order is what is meant.
+        if name in known and name != known[place] and not name.isdigit():
+            raise _crossed(wishes, shown, place)
+    pairs = ", ".join(f"{wish} <- {name}" for wish, name in zip(wishes, shown, strict=True))
+    reason = f"from -i: {pairs}" if len(wishes) > 1 else "from -i"
+    return ChannelPlan(names, tuple(range(len(listed))), reason)
+
+
+def _crossed(wishes: Sequence[str], shown: Sequence[str], place: int) -> UsageError:
+    problem = (
+        f"-i {','.join(wishes)} matches the names of the images only in part. They are, in this "
+        f"order: {', '.join(shown)}; {wishes[place]} would be {shown[place]}."
+    )
+    fix = (
+        f"Write all names as the images have them, in any order, as -i {','.join(shown)}; or "
+        "names of your own in the order of the images."
+    )
+    return UsageError(problem, fix=fix)
+
+
+def _name_all(wishes: Sequence[str], listed: Sequence[str]) -> ChannelPlan:
+    known = {name.lower() for name in listed}
     # The name of one of the images is not the kind of all of them.
-    if len(wishes) == 1 and (asked[0] not in known or len(set(known)) == 1):
+    if len(wishes) == 1 and (wishes[0].lower() not in known or len(known) == 1):
         (kind,) = wishes
         names = tuple(kind if kind.upper() == "CT" or not name else name for name in listed)
+        as_listed = tuple(range(len(listed)))
         return ChannelPlan(_plain_ct(names), as_listed, "from -i, the same for all images")
     shown = ", ".join(name or "img" for name in listed)
     problem = f"-i names {len(wishes)} image types, but a patient has {len(listed)} ({shown})."

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_medseg.dataset.case import Case, Dataset, Finding
-from nnunet_medseg.dataset.channels import ChannelPlan, choose_channels, hide_names
+from nnunet_medseg.dataset.channels import ChannelPlan, choose_channels
 from nnunet_medseg.dataset.checks import Inspection, inspect_cases
 from nnunet_medseg.dataset.dataset_rules import (
     judge_channels,
@@ -226,9 +226,8 @@ def _settle(dataset: Dataset, wishes: Wishes, facts: Sequence[CaseFacts]) -> tup
     alike = [replace(fact, signature=()) for fact in facts if len(fact.value_ranges) == count]
     # Frames have no names of their own, unless the dataset names as many.
     listed = dataset.channels if len(dataset.channels) == count else ("",) * count
-    if len({case.owner for case in dataset.cases}) == 1 and len(wishes.image_types) != count:
-        listed = hide_names(listed)
-    channels = choose_channels(wishes.image_types, listed, alike)
+    is_alone = len({case.owner for case in dataset.cases}) == 1
+    channels = choose_channels(wishes.image_types, listed, alike, of_one_patient=is_alone)
     classes = {fact.name: frozenset(fact.label_voxels) for fact in facts}
     folds = split_folds(dataset.cases, classes, wishes.fold, wishes.seed)
     expanded = tuple(_expand(case, count) for case in dataset.cases)
