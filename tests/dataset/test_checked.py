@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from layout_makers import write_flat
+from layout_makers import write_class_masks, write_flat
 from makers import make_image, make_label, write_patient, write_patients, write_raw
 
 from nnunet_medseg.dataset.case import tell_without_names
@@ -298,3 +298,14 @@ def test_image_types_that_match_the_files_in_part_are_refused(tmp_path):
     assert isinstance(outcome.error, UsageError)
     assert "flair, t1, t1ce, t2" in outcome.error.problem
     assert check(tmp_path, image_type="T1,T1ce,T2,FLAIR").error is None
+
+
+def test_a_name_that_is_not_that_of_the_only_label_is_refused(tmp_path):
+    write_class_masks(tmp_path, classes=("liver",))
+
+    outcome = check(tmp_path, label="TUMOR")
+
+    assert outcome.checked is None
+    assert "1 = liver" in outcome.error.problem
+    assert [label.name for label in check(tmp_path, label="TUMOR=1").checked.labels] == ["TUMOR"]
+    assert [label.name for label in check(tmp_path, label="LIVER").checked.labels] == ["LIVER"]

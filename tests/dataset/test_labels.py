@@ -106,6 +106,42 @@ def test_a_name_means_the_only_value_there_is():
     assert resolve("TUMOR", {5: 3}) == [("TUMOR", 5, 1)]
 
 
+def test_a_name_does_not_mean_the_only_value_when_the_dataset_calls_it_otherwise():
+    with pytest.raises(UsageError) as caught:
+        resolve("TUMOR", {1: 5}, {1: "spleen"})
+
+    assert "1 = spleen (in 5 of the cases)" in caught.value.problem
+    assert "-l TUMOR=1" in caught.value.fix
+    assert resolve("TUMOR=1", {1: 5}, {1: "spleen"}) == [("TUMOR", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    "given", ["", "label_1", "Label", "foreground", "mask", "seg", "Segment_1", "1", "ROI-1"]
+)
+def test_a_name_means_the_only_value_when_its_own_name_says_nothing(given):
+    assert resolve("TUMOR", {1: 5}, {1: given}) == [("TUMOR", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"),
+    [
+        ("LIVER", "liver_mask"),
+        ("liver tumor", "Tumor"),
+        ("Left-Kidney", "left kidney"),
+        ("LeftKidney", "left_kidney"),
+        ("Scha\u0308del", "sch\u00e4del"),
+    ],
+)
+def test_names_that_mean_the_same_need_not_be_written_alike(asked, given):
+    assert resolve(asked, {1: 5}, {1: given}) == [(asked, 1, 1)]
+
+
+@pytest.mark.parametrize(("asked", "given"), [("LIVER", "nonliver"), ("mask", "liver"), ("+", "l")])
+def test_a_part_of_a_word_does_not_make_two_names_the_same(asked, given):
+    with pytest.raises(UsageError, match="Which label value"):
+        resolve(asked, {1: 5}, {1: given})
+
+
 def test_a_name_that_could_mean_several_values_is_a_question_that_lists_them():
     with pytest.raises(UsageError) as caught:
         resolve("TUMOR", {1: 3, 4: 2})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +12,10 @@ from nnunet_medseg.errors import UsageError
 __all__ = ["Label", "LabelMap", "LabelWish", "parse_labels", "resolve_labels"]
 
 LARGEST_VALUE = 65535  # what a 16-bit label map holds
+# What programs call a label of which nobody has said what it is.
+EMPTY_WORD = re.compile(
+    r"(?:labels?|fg|foreground|masks?|seg(?:ment(?:ation)?)?s?|class|object|roi|region|structure)?\d*"
+)
 RESERVED_NAMES = {"background", "ignore"}  # they have a meaning of their own in nnU-Net
 
 
@@ -137,7 +143,7 @@ def _resolve(
         ]
         if len(by_name) == 1:
             value = by_name[0]
-        elif not by_name and is_only and len(found) == 1:
+        elif not by_name and is_only and _is_only_value(str(wish.name), found, names):
             value = next(iter(found))
         else:
             raise _which_value(str(wish.name), found, names)
@@ -147,10 +153,31 @@ def _resolve(
     return wish.name or names.get(value, f"label_{value}"), value
 
 
+def _is_only_value(asked: str, found: Mapping[int, int], names: Mapping[int, str]) -> bool:
+    """Tell whether there is one value, and it has no name that means something else."""
+    if len(found) != 1:
+        return False
+    wanted, given = _words(asked), _words(names.get(next(iter(found)), ""))
+    if all(EMPTY_WORD.fullmatch(word) for word in given) or "".join(wanted) == "".join(given):
+        return True
+    # As LIVER and liver_mask; blanks around them keep words whole.
+    one, other = (f" {' '.join(words)} " for words in (wanted, given))
+    return one in other or other in one
+
+
+def _words(name: str) -> list[str]:
+    # Letters with accents are written in two ways that look the same.
+    return re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", name).casefold())
+
+
 def _which_value(name: str, found: Mapping[int, int], names: Mapping[int, str]) -> UsageError:
     problem = f"Which label value is {name}? {_show(found, names)}"
     example = next(iter(found), 1)
-    return UsageError(problem, fix=f"Say it with the value, for example -l {name}={example}.")
+    fix = (
+        f"Say it with the value, for example -l {name}={example}, which calls it so whatever its "
+        "name in the dataset."
+    )
+    return UsageError(problem, fix=fix)
 
 
 def _show(found: Mapping[int, int], names: Mapping[int, str]) -> str:
