@@ -105,6 +105,22 @@ def test_label_maps_in_a_folder_of_their_own_are_paired_by_the_name_of_the_patie
     ]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_dicom_in_a_folder_of_images_is_no_flat_dataset(tmp_path, count):
+    for number in range(1, count + 1):
+        add(tmp_path, number, f"labels/p{number}.nii.gz")
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / f"p{number}").rename(tmp_path / "images" / f"p{number}")
+
+    dataset = read_dataset(find_dataset(tmp_path), None)
+
+    assert dataset.layout == "DICOM with label maps"
+    assert dataset.findings == ()
+    assert [case.label.name for case in dataset.cases] == [
+        f"p{number}.nii.gz" for number in range(1, count + 1)
+    ]
+
+
 def test_one_patient_is_enough(tmp_path):
     add(tmp_path / "in", 1, "label.nii.gz")
 

@@ -174,6 +174,12 @@ def test_what_does_not_fit_flat_folders_is_found_in_one_go(tmp_path):
     }
 
 
+def test_label_maps_without_any_image_are_told_as_alone(tmp_path):
+    touch(tmp_path, "images/notes.txt", "labels/a.nii", "labels/b.nii")
+
+    assert rules_of(read_dataset(tmp_path, None)) == {("a", "no image"), ("b", "no image")}
+
+
 def test_what_is_for_testing_beside_a_flat_dataset_is_left_alone(tmp_path):
     folder = write_flat(tmp_path / "set")
     touch(folder, "imagesTs/img_1.nii", "test_images/x.nii", "images_test/label_2.nii")

@@ -14,6 +14,7 @@ from nnunet_medseg.dataset.case import Case, Dataset, Finding, number_cases
 from nnunet_medseg.dataset.layouts import decathlon, nnunet_raw
 from nnunet_medseg.dataset.layouts.listing import (
     LABELS,
+    holds_dicom,
     image_files,
     is_group_folder,
     is_image_folder,
@@ -47,11 +48,19 @@ def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
     if nnunet_raw.recognise(folder, extensions) or decathlon.recognise(folder, extensions):
         return ""
     images, labels = _folders(folder)
-    if images and labels and any(image_files(below, extensions) for below in (*images, *labels)):
+    if images and labels and _is_ours(images, labels, extensions):
         return f"a folder of images ({images[0].name}) and one of label maps ({labels[0].name})"
     if pair_beside(image_files(folder, extensions)):
         return "images and label maps side by side, whose names differ by a word such as seg"
     return ""
+
+
+def _is_ours(images: list[Path], labels: list[Path], extensions: tuple[str, ...]) -> bool:
+    if any(image_files(below, extensions) for below in images):
+        return True
+    # Label maps of DICOM images are of another layout; without any image, they are told as alone.
+    has_labels = any(image_files(below, extensions) for below in labels)
+    return has_labels and not any(holds_dicom(below) for below in images)
 
 
 def _folders(folder: Path) -> tuple[list[Path], list[Path]]:
