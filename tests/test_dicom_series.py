@@ -17,7 +17,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossl
 from nnunet_medseg.volume import VolumeError, to_ras, write_volume
 from nnunet_medseg.volume.dicom.index import index_files
 from nnunet_medseg.volume.dicom.opening import LARGEST_UNPACKED
-from nnunet_medseg.volume.dicom.series import DOUBLED, LOCALIZERS, TILTED, read_series
+from nnunet_medseg.volume.dicom.series import DOUBLED, LOCALIZERS, read_series
+from nnunet_medseg.volume.shear import TILTED
 
 ALL_48 = [
     (order, signs)

@@ -7,14 +7,27 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
-from dicom_makers import LIVER, OBLIQUE, PATIENT_SHAPE, TUMOUR, add_patient, make_image
+import SimpleITK as sitk
+from dicom_makers import (
+    LIVER,
+    OBLIQUE,
+    PATIENT_SHAPE,
+    TUMOUR,
+    add_patient,
+    make_image,
+    make_series,
+    write_all,
+)
 
 from nnunet_medseg.dataset.checked import Wishes, check_dataset
+from nnunet_medseg.dataset.checks import inspect_case
 from nnunet_medseg.dataset.contents import read_contents
 from nnunet_medseg.dataset.intake import find_dataset, read_dataset
 from nnunet_medseg.dataset.labels import parse_labels
+from nnunet_medseg.dataset.repairs import repair
 from nnunet_medseg.volume import grid_shift, write_volume
 from nnunet_medseg.volume.dicom.series import read_series
 
@@ -191,6 +204,60 @@ def test_a_label_map_elsewhere_than_its_image_is_found(root):
     assert {finding.case for finding in outcome.findings if finding.severity == "error"} == {
         "p1/study/CT"
     }
+
+
+def middle() -> np.ndarray:
+    label = np.zeros(PATIENT_SHAPE, np.uint8)
+    label[3:5, 6:10, 4:8] = 2
+    return label
+
+
+def add_tilted(root: Path) -> Path:
+    """Write the series of a gantry tilted by 20 degrees, and return its folder."""
+    affine = np.diag([2.0, 2.0, 5.0, 1.0])
+    affine[1, 2] = 5.0 * np.tan(np.radians(20.0))
+    affine[:3, 3] = [-31.0, 17.5, 803.25]
+    folder = root / "p1" / "CT"
+    write_all(folder, make_series(make_image(1), affine))
+    return folder
+
+
+def test_a_label_map_that_lost_the_tilt_of_its_series_is_refused(tmp_path):
+    folder = add_tilted(tmp_path)
+    image = sitk.ReadImage(sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    label = sitk.GetImageFromArray(middle())
+    # SimpleITK has set the slices upright: that is where it draws, and what it saves.
+    label.CopyInformation(image)
+    sitk.WriteImage(label, str(tmp_path / "p1" / "seg.nii.gz"))
+
+    inspection = inspect_case(read_dataset(find_dataset(tmp_path), None).cases[0])
+
+    refusal = inspection.findings[-1]
+    assert inspection.facts is None
+    assert refusal.rule == "shape mismatch"
+    assert "only its series has sheared axes" in refusal.message
+    assert "DICOM SEG" in refusal.fix
+
+
+def test_a_label_map_with_the_tilt_of_its_series_lies_where_it_was_drawn(tmp_path):
+    stored = read_series(tuple(add_tilted(tmp_path).iterdir()), straighten=False)
+    # NIfTI has x to the right and y to the front.
+    to_right_and_front = np.diag([-1.0, -1.0, 1.0, 1.0])
+    label = nib.Nifti1Image(middle().T, to_right_and_front @ stored.affine)
+    label.header.set_qform(None, 0)
+    nib.save(label, tmp_path / "p1" / "seg.nii.gz")
+    case = read_dataset(find_dataset(tmp_path), None).cases[0]
+
+    inspection = inspect_case(case)
+    contents, findings = repair(case, read_contents(case)[0])
+
+    image, found = contents.channels[0].volume, contents.label.volume
+    assert inspection.facts is not None, inspection.findings
+    assert {finding.rule for finding in findings} <= {"reading", "header noise"}
+    assert grid_shift(image, found) < 1e-3
+    expected = stored.affine[:3] @ [*np.argwhere(middle()).mean(axis=0)[::-1], 1]
+    place = image.affine[:3] @ [*np.argwhere(found.array).mean(axis=0)[::-1], 1]
+    assert np.linalg.norm(place - expected) < max(image.spacing_mm) / 2
 
 
 def test_names_that_are_no_text_are_told_of_images_and_label_maps(root):

@@ -17,6 +17,7 @@ from nnunet_medseg.dataset.contents import Contents, Part
 from nnunet_medseg.dataset.facts import guess_image_type
 from nnunet_medseg.dataset.repairs import LARGEST_WHOLE, WHOLE_TOLERANCE, distance_to_whole
 from nnunet_medseg.volume import GRID_TOLERANCE, grid_shift
+from nnunet_medseg.volume.shear import was_sheared
 
 __all__ = ["CASE_RULES"]
 
@@ -59,13 +60,11 @@ def one_grid(case: Case, contents: Contents) -> Iterator[Finding]:
     for part in contents.parts[1:]:
         what = "label map" if part is contents.label else "image"
         if part.array.shape != grid.array.shape:
+            doubt, fix = _doubt(grid, part, is_label=part is contents.label)
             message = (
                 f"the {what} {part.name} has shape {_times(part.array.shape)} (z, y, x), where "
-                f"{grid.name} has {_times(grid.array.shape)}"
+                f"{grid.name} has {_times(grid.array.shape)}{doubt}"
             )
-            if part is contents.label:
-                message += ", and its own header does not say for sure where it lies in the image"
-            fix = "Export both on the same grid."
             yield Finding("error", case.source, "shape mismatch", message, fix)
         elif (shift := grid_shift(grid.volume, part.volume)) > GRID_TOLERANCE:
             message = (
@@ -74,6 +73,24 @@ def one_grid(case: Case, contents: Contents) -> Iterator[Finding]:
             )
             fix = "Resample one onto the grid of the other, for example in 3D Slicer."
             yield Finding("error", case.source, "geometry mismatch", message, fix)
+
+
+def _doubt(image: Part, part: Part, *, is_label: bool) -> tuple[str, str]:
+    """Return why a part of another shape is not brought onto the image's grid, and what to do."""
+    fix = "Export both on the same grid."
+    sheared = [each.name for each in (image, part) if was_sheared(each.volume)]
+    if is_label and len(sheared) == 1:
+        doubt = (
+            f", and only {sheared[0]} has sheared axes, as of a tilted gantry: the header of the "
+            "other may have lost them, so that it lies elsewhere"
+        )
+        fix = (
+            "Give the label map the affine of the image that it was drawn on, with its shear (the "
+            "sform of NIfTI), or export it as DICOM SEG."
+        )
+        return doubt, fix
+    doubt = ", and its own header does not say for sure where it lies in the image"
+    return doubt if is_label else "", fix
 
 
 def varying_images(case: Case, contents: Contents) -> Iterator[Finding]:

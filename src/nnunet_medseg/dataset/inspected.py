@@ -23,7 +23,7 @@ __all__ = ["RULES_FORMAT", "InspectionRecord"]
 
 # Goes up with every change of the rules, the repairs or the facts: what is known was found by those
 # of the time, and so was what has been converted.
-RULES_FORMAT = 5
+RULES_FORMAT = 6
 
 
 class InspectionRecord:

@@ -16,7 +16,7 @@ from nnunet_medseg.dataset.case import Case, Finding
 from nnunet_medseg.dataset.contents import Contents, Part
 from nnunet_medseg.volume import GRID_TOLERANCE, Volume, grid_shift
 from nnunet_medseg.volume.grid import from_sitk, to_sitk
-from nnunet_medseg.volume.shear import RESAMPLED
+from nnunet_medseg.volume.shear import was_sheared
 
 __all__ = [
     "LARGEST_WHOLE",
@@ -153,7 +153,7 @@ def _is_one_sheared(image: Volume, label: Volume) -> bool:
 
     A label map drawn on the voxels of the scan, whose header lost the shear, would come back moved.
     """
-    return (RESAMPLED in image.notes) != (RESAMPLED in label.notes)
+    return was_sheared(image) != was_sheared(label)
 
 
 def _has_no_place(image: Volume, label: Volume) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 from nnunet_medseg.volume.grid import Volume
 from nnunet_medseg.volume.problems import sheared, too_large
 
-__all__ = ["READING_COPIES", "at_right_angles"]
+__all__ = ["READING_COPIES", "TILTED", "at_right_angles", "was_sheared"]
 
 # Cosine of the angle between two axes, above which a grid counts as sheared: a third of a
 # millimetre over a body, and far above rounding in headers.
@@ -28,6 +28,7 @@ READING_COPIES = 3
 ROUNDING = 1e-3
 SNAPPED = "rounding in the direction of the axes removed"
 RESAMPLED = "sheared axes resampled onto a grid at right angles"
+TILTED = "the gantry was tilted; resampled onto a grid at right angles"  # of DICOM
 
 
 def at_right_angles(
@@ -55,6 +56,11 @@ def at_right_angles(
     if np.abs(unit.T @ unit - np.eye(3)).max() <= SHEAR_TOLERANCE:
         return _snapped(volume, (left @ right) * lengths) if is_exact else volume
     return _resampled(volume, (left @ right) * lengths, is_label, memory_bytes)
+
+
+def was_sheared(volume: Volume) -> bool:
+    """Tell whether a volume was resampled since its axes were not at right angles."""
+    return not {RESAMPLED, TILTED}.isdisjoint(volume.notes)
 
 
 def _centred(volume: Volume, axes: np.ndarray[Any, Any], size: np.ndarray[Any, Any]) -> Any:

@@ -31,7 +31,7 @@ from nnunet_medseg.volume.problems import (
     too_large,
     unreadable,
 )
-from nnunet_medseg.volume.shear import at_right_angles
+from nnunet_medseg.volume.shear import TILTED, at_right_angles
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -48,7 +48,6 @@ IN_PYTHON = {
     *("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"),
     *("1.2.840.10008.1.2.2", "1.2.840.10008.1.2.5"),
 }
-TILTED = "the gantry was tilted; resampled onto a grid at right angles"
 DOUBLED = "slices that were there twice, voxel for voxel, taken once"
 LOCALIZERS = "localiser images in the series left out"
 

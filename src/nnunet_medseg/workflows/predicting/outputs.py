@@ -31,6 +31,7 @@ from nnunet_medseg.volume.dicom.frames import on_slices
 from nnunet_medseg.volume.dicom.series import read_series
 from nnunet_medseg.volume.dicom.structures import read_structures
 from nnunet_medseg.volume.dicom.writing import WRITERS, require_references
+from nnunet_medseg.volume.shear import was_sheared
 
 __all__ = [
     "NIFTI",
@@ -183,7 +184,7 @@ def write_result(
     names = {label.value: label.name for label in labels}
     with _refusal_told(path.name):
         WRITERS[output_format](path, volume, names, case.series[0], program_version())
-    if "gantry" in " ".join(volume.notes):
+    if was_sheared(volume):
         # The slices lie aslant in the straightened image; no voxel of one is a voxel of the other.
         volume = on_slices(volume, read_series(case.series[0], straighten=False))
     masks = read_structures(path, volume)
