@@ -352,6 +352,75 @@ def test_masks_of_bids_that_say_what_they_are_of_are_classes(tmp_path):
     assert dataset.findings == ()
 
 
+def bids_of(folder, images, labels):
+    """Write names of a subject's images and label maps, without `sub-01_`, and read them."""
+    images = [f"sub-01/anat/sub-01_{name}.nii" for name in images]
+    labels = [f"derivatives/m{n}/sub-01/anat/sub-01_{name}.nii" for n, name in enumerate(labels)]
+    return read_dataset(touch(folder, *images, *labels), None)
+
+
+@pytest.mark.parametrize(
+    ("images", "label"),
+    [
+        (["T1w"], "space-MNI152NLin2009cAsym_label-lesion_mask"),
+        (["T1w"], "space-T2w_dseg"),
+        (["space-MNI152Lin_T1w"], "space-MNI305_dseg"),
+        (["space-MNI152Lin_T1w"], "space-orig_dseg"),
+        (["space-MNI152Lin_T1w"], "space-T1w_dseg"),
+    ],
+)
+def test_a_label_map_in_another_space_than_its_image_is_refused(tmp_path, images, label):
+    dataset = bids_of(tmp_path, images, [label])
+
+    assert dataset.cases == ()
+    assert rules_of(dataset) == {("sub-01", "label space")}
+    (finding,) = dataset.findings
+    assert finding.severity == "error"
+    assert label in finding.message
+    assert "Transform it" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("images", "label"),
+    [
+        (["T1w", "FLAIR"], "space-FLAIR_dseg"),
+        (["T1w"], "space-orig_dseg"),
+        (["T1w"], "space-individual_label-lesion_mask"),
+        (["T1w"], "space-native_dseg"),
+        (["T1w"], "space-scanner_dseg"),
+        (["T1w", "space-T1w_FLAIR"], "dseg"),
+        (["space-T1w_FLAIR"], "space-T1w_dseg"),
+        (["space-MNI152Lin_T1w"], "space-MNI152lin_dseg"),
+        (["space-MNI152Lin_T1w"], "dseg"),
+    ],
+)
+def test_a_label_map_in_the_space_of_its_image_is_taken(tmp_path, images, label):
+    dataset = bids_of(tmp_path, images, [label])
+
+    assert len(dataset.cases) == 1
+    assert dataset.findings == ()
+
+
+@pytest.mark.parametrize(
+    ("image", "taken"),
+    [("T1w", "dseg"), ("space-MNI305_T1w", "space-MNI305_dseg")],
+)
+def test_of_a_label_map_in_several_spaces_that_of_the_image_is_taken(tmp_path, image, taken):
+    labels = ["space-MNI305_dseg", "dseg", "space-MNI152Lin_res-2_dseg"]
+
+    dataset = bids_of(tmp_path, [image], labels)
+
+    assert pairs_of(dataset) == {f"sub-01_{image}.nii": f"sub-01_{taken}.nii"}
+    assert dataset.findings == ()
+
+
+def test_a_class_that_is_there_in_another_space_only_is_not_left_out_in_silence(tmp_path):
+    dataset = bids_of(tmp_path, ["T1w"], ["label-lesion_mask", "space-MNI305_label-edema_mask"])
+
+    assert rules_of(dataset) == {("sub-01", "label space")}
+    assert "edema" in dataset.findings[0].message
+
+
 def test_images_of_one_kind_are_told_apart_by_contrast_agent(tmp_path):
     anat = "sub-01/anat/sub-01"
     folder = touch(

@@ -2,7 +2,8 @@
 
 The suffix is the channel (T1w, FLAIR). Label maps end in `_dseg` or `_mask`; masks that say what
 they are of (`_label-lesion_mask`) are one binary mask a class. All sessions of a subject are one
-patient's.
+patient's. A label map in the space of a template (`_space-MNI305_dseg`) is not one of an image as
+it was scanned.
 """
 
 from __future__ import annotations
@@ -32,16 +33,19 @@ DESCRIPTION = (
 )
 LABEL_SUFFIXES = {"dseg", "mask", "seg", "lesion", "roi", "label"}
 PASSED_OVER = {"probseg", "defacemask"}  # neither image nor label map
+OWN_SPACES = {"orig", "individual", "native", "scanner"}  # an image's, as it was scanned
+PLACED_BY = {"space", "cohort", "res", "den"}  # entities of one thing on several grids
 TOLD_APART_BY = ("ce", "acq")  # entities that two images of one suffix may differ in
 
 
 @dataclass
 class _Session:
-    """The files of one session of a subject."""
+    """The files of one session of a subject; `elsewhere` are label maps in no image's space."""
 
     subject: str
     images: list[Path] = field(default_factory=list)
     labels: list[Path] = field(default_factory=list)
+    elsewhere: list[Path] = field(default_factory=list)
 
 
 def recognise(folder: Path, extensions: tuple[str, ...]) -> str:
@@ -114,7 +118,30 @@ def _sessions(folder: Path, extensions: tuple[str, ...]) -> dict[str, _Session]:
                 session.labels += [
                     path for path in image_files(anat, extensions) if _is_label(path)
                 ]
+    for session in sessions.values():
+        labels = _in_space(session.images, session.labels)
+        session.elsewhere = [path for path in session.labels if path not in labels]
+        session.labels = labels
     return sessions
+
+
+def _in_space(images: Sequence[Path], labels: Sequence[Path]) -> list[Path]:
+    """Return the label maps in the space of an image; without any, those that name no space."""
+    if not images:
+        return list(labels)
+    own = OWN_SPACES | {_suffix(path).casefold() for path in images if not _space(path)}
+
+    def place(path: Path) -> str:
+        return "" if _space(path) in own else _space(path)
+
+    places = {place(path) for path in images}
+    return [path for path in labels if place(path) in places] or [
+        path for path in labels if not _space(path)
+    ]
+
+
+def _space(path: Path) -> str:
+    return _entities(path).get("space", "").casefold()
 
 
 def _suffix(path: Path) -> str:
@@ -171,7 +198,8 @@ def _problems(source: str, session: _Session) -> Iterator[Finding]:
         message = f"there is a label map ({labels[0].name}) but no image"
         fix = f"Add the image to {source}/anat, or remove the label map."
         yield Finding("error", source, "no image", message, fix)
-    if not labels:
+    yield from _elsewhere(source, session)
+    if not labels and not session.elsewhere:
         message = f"there is an image ({images[0].name}) but no label map in derivatives"
         fix = f"Add it as derivatives/labels/{source}/anat/…_dseg.EXT, or remove the subject."
         yield Finding("error", source, "no label map", message, fix)
@@ -182,6 +210,28 @@ def _problems(source: str, session: _Session) -> Iterator[Finding]:
         message = f"several images of one kind: {', '.join(path.name for path in images)}"
         fix = "Keep one image of a kind in a session."
         yield Finding("error", source, "channels", message, fix)
+
+
+def _elsewhere(source: str, session: _Session) -> Iterator[Finding]:
+    """Yield a finding for each label map in another space that is not there in the images' too."""
+    there = [_without_place(path) for path in session.labels]
+    own = sorted({_entities(path).get("space", "") for path in session.images})
+    shown = " and ".join(f"space-{name}" if name else "that of the scan" for name in own)
+    for path in session.elsewhere:
+        if _without_place(path) in there:
+            continue
+        message = f"the label map {path.name} lies in another space than its images ({shown})"
+        fix = (
+            "Transform it onto the image with nearest neighbour, or put the image in the "
+            f"label map's space into {source}/anat in place of the other."
+        )
+        yield Finding("error", source, "label space", message, fix)
+
+
+def _without_place(path: Path) -> tuple[str, dict[str, str]]:
+    """Return what a name tells but for the grid."""
+    kept = {key: value for key, value in _entities(path).items() if key not in PLACED_BY}
+    return _suffix(path), kept
 
 
 def _without_class(source: str, label: Path) -> Finding:
