@@ -13,6 +13,7 @@ from makers import SPACING_MM, hashes_of, make_image, make_label, make_volume, w
 from nnunet_medseg.dataset.checks import inspect_case
 from nnunet_medseg.dataset.convert import ConversionJob, convert_cases
 from nnunet_medseg.dataset.labels import Label
+from nnunet_medseg.dataset.masks import merge_masks
 from nnunet_medseg.dataset.raw_layout import image_path, label_path
 from nnunet_medseg.volume import Volume, grid_shift, read_volume, write_volume
 from nnunet_medseg.volume.grid import from_sitk, to_sitk
@@ -186,6 +187,20 @@ def test_masks_become_one_label_map(tmp_path):
 
     assert findings == ()
     np.testing.assert_array_equal(found.array, label.array)
+
+
+def test_sheared_masks_of_any_value_keep_it(tmp_path):
+    affine = np.diag([-1.0, -1.2, 2.0, 1.0])
+    affine[0, 2] = 0.4
+    case = write_case(tmp_path)
+    array = make_label((1,)).array * np.uint8(255)
+    nib.save(nib.Nifti1Image(array.T, affine), case.label)
+
+    merged = merge_masks([(2, case.label)])
+
+    assert np.unique(merged.array).tolist() == [0, 2]
+    as_label_map = read_volume(case.label, is_label=True)
+    np.testing.assert_array_equal(merged.array != 0, as_label_map.array != 0)
 
 
 def test_masks_that_overlap_are_refused(tmp_path):

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 
+import nibabel as nib
 import numpy as np
 import pytest
 from makers import make_volume
@@ -79,6 +80,33 @@ def test_label_maps_in_folders_of_patients_are_found_beside_their_images(tmp_pat
 
     assert [score.case for score in result.scores] == ["anna", "bea"]
     assert all(score.dice == {"label_1": 1.0} for score in result.scores)
+
+
+def test_sheared_label_maps_keep_their_values(tmp_path):
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    affine[1, 2] = 0.6
+    # Between 3 and 0 there is no 1 and no 2.
+    label = nib.Nifti1Image(box(4, 10, 3), affine)
+    for folder in ("predictions", "labels"):
+        (tmp_path / folder).mkdir()
+        nib.save(label, tmp_path / folder / "first.nii.gz")
+
+    result = evaluate(tmp_path / "predictions", tmp_path / "labels")
+
+    assert list(result.labels) == ["label_3"]
+    (score,) = result.scores
+    assert score.labels["label_3"].truth_ml == pytest.approx(6**3 * 2 / 1000, rel=0.1)
+
+
+def test_whole_numbers_that_rounding_has_moved_are_labels_as_in_training(folders):
+    write(folders[0], first=box(4, 8).astype(np.float32) * np.float32(1.0000001))
+    write(folders[1], second=box(4, 8, 3).astype(np.float32) * np.float32(0.9999999))
+
+    result = evaluate(*folders)
+
+    assert set(result.labels) == {"label_1", "label_3"}
+    assert result.scores[0].dice["label_1"] == 1.0
+    assert result.scores[1].labels["label_3"].truth_ml == pytest.approx(64 * 3 / 1000)
 
 
 def test_names_come_from_the_dataset_or_from_the_command(folders):

@@ -29,7 +29,7 @@ def merge_masks(masks: Sequence[tuple[int, Path]], *, memory_bytes: float = floa
     merged: Volume | None = None
     taken: np.ndarray[tuple[int, ...], np.dtype[np.uint16]] | None = None
     for value, path in masks:
-        mask = read_volume(path, memory_bytes=memory_bytes)
+        mask = read_volume(path, memory_bytes=memory_bytes, is_label=True)
         is_inside = mask.array != 0
         if np.unique(mask.array[is_inside]).size > 1:
             problem = f"{path.name} holds several values, where a mask holds 0 and one other"

@@ -25,6 +25,7 @@ __all__ = [
     "WHOLE_TOLERANCE",
     "distance_to_whole",
     "repair",
+    "whole_numbers",
 ]
 
 # Two grids that are equal to this share of a voxel differ by rounding in the header only.
@@ -84,18 +85,25 @@ def whole_labels(case: Case, contents: Contents) -> Repaired:
     label = contents.label
     if label is None or label.array.dtype.kind != "f":
         return contents, []
-    low, high = float(label.array.min()), float(label.array.max())
-    if distance_to_whole(label.array) > WHOLE_TOLERANCE or low < -WHOLE_TOLERANCE:
+    whole = whole_numbers(label.array)
+    if whole is None:
         return contents, []
-    if round(high) > LARGEST_WHOLE:
-        return contents, []
-    kind = np.min_scalar_type(max(0, round(high)))
-    whole = np.empty(label.array.shape, kind)
-    for slice_, rounded in zip(label.array, whole, strict=True):
-        rounded[:] = np.rint(slice_)
     volume = label.volume.with_array(whole)
-    text = f"{label.name}: whole numbers stored as {label.array.dtype} became {kind}"
+    text = f"{label.name}: whole numbers stored as {label.array.dtype} became {whole.dtype}"
     return replace(contents, label=label.with_volume(volume)), [_done(case, "label type", text)]
+
+
+def whole_numbers(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """Return values stored as floating point as the labels that they are, or None where not."""
+    low, high = float(array.min()), float(array.max())
+    if distance_to_whole(array) > WHOLE_TOLERANCE or low < -WHOLE_TOLERANCE:
+        return None
+    if round(high) > LARGEST_WHOLE:
+        return None
+    whole = np.empty(array.shape, np.min_scalar_type(max(0, round(high))))
+    for slice_, rounded in zip(array, whole, strict=True):
+        rounded[:] = np.rint(slice_)
+    return whole
 
 
 def distance_to_whole(array: np.ndarray[Any, Any]) -> float:

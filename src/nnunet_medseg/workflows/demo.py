@@ -92,8 +92,9 @@ def _run(command: Sequence[str], options: Sequence[str]) -> int:
 def _score(predictions: Path, truth: Path) -> int:
     scores: dict[str, list[float]] = {name: [] for name in LABELS}
     for path in sorted(truth.iterdir()):
-        found = read_volume(predictions / path.name).array
-        dice = dice_by_label(read_volume(path).array, found, list(LABELS.values()))
+        found = read_volume(predictions / path.name, is_label=True).array
+        drawn = read_volume(path, is_label=True).array
+        dice = dice_by_label(drawn, found, list(LABELS.values()))
         for name, value in LABELS.items():
             scores[name].append(dice[value])
     rows = [[name, f"{mean_dice(values):.3f}"] for name, values in scores.items()]

@@ -16,6 +16,7 @@ from nnunet_medseg.dataset.labels import parse_labels, resolve_labels
 from nnunet_medseg.dataset.layouts.listing import all_images, stem_of
 from nnunet_medseg.dataset.layouts.patient_folders import IMAGE_STEM, LABEL_STEM
 from nnunet_medseg.dataset.raw_layout import read_description
+from nnunet_medseg.dataset.repairs import whole_numbers
 from nnunet_medseg.errors import DatasetError, FolderError, UsageError
 from nnunet_medseg.evaluation.scores import CaseScore, score_maps
 from nnunet_medseg.evaluation.statistics import bootstrap_mean
@@ -210,18 +211,11 @@ def _look(pair: _Pair) -> _Seen:
     findings = []
     for path in (pair.prediction, pair.truth):
         try:
-            maps.append(read_volume(path, memory_bytes=free_memory_bytes()))
+            maps.append(_read(path, free_memory_bytes()))
         except VolumeError as problem:
             message = f"{path}: {problem.problem}"
             findings.append(Finding("error", pair.case, problem.rule, message, problem.fix))
-    values: set[int] = set()
-    for path, volume in zip((pair.prediction, pair.truth), maps, strict=False):
-        present = np.unique(volume.array)
-        if (present != np.rint(present)).any() or (present < 0).any():
-            message = f"{path} holds values that are no labels"
-            fix = "Name a label map with values 0, 1, 2 …, not an image or probabilities."
-            findings.append(Finding("error", pair.case, "label values", message, fix))
-        values |= {int(value) for value in present if value != 0}
+    values = {int(value) for volume in maps for value in np.unique(volume.array) if value != 0}
     if len(maps) == 2 and (shift := grid_shift(*maps)) > GRID_TOLERANCE:
         message = "the two maps do not lie on one grid" + (
             f" ({shift:.2f} voxels apart)" if math.isfinite(shift) else " (other sizes)"
@@ -231,8 +225,19 @@ def _look(pair: _Pair) -> _Seen:
     return _Seen(frozenset(values), tuple(findings))
 
 
+def _read(path: Path, memory_bytes: float = math.inf) -> Volume:
+    """Read a label map; whole numbers may be stored as floating point, as in training."""
+    volume = read_volume(path, memory_bytes=memory_bytes, is_label=True)
+    array = volume.array
+    whole = whole_numbers(array) if array.dtype.kind == "f" else array
+    if whole is None or whole.min() < 0:
+        fix = "Name a label map with values 0, 1, 2 …, not an image or probabilities."
+        raise VolumeError("label values", "it holds values that are no labels", fix)
+    return volume.with_array(whole)
+
+
 def _score(job: _Job) -> CaseScore:
-    prediction, truth = (read_volume(path) for path in (job.pair.prediction, job.pair.truth))
+    prediction, truth = (_read(path) for path in (job.pair.prediction, job.pair.truth))
     measured = score_maps(
         truth.array, prediction.array, job.labels, truth.spacing_mm, job.tolerance_mm
     )

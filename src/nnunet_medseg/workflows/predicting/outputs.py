@@ -128,7 +128,7 @@ def write_checked(path: Path, volume: Volume) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     write_volume(path, volume)
-    back = read_volume(path)
+    back = read_volume(path, is_label=True)
     if not np.array_equal(back.array, volume.array) or grid_shift(back, volume) > SAME_GRID:
         problem = f"The segmentation {path.name} could not be read back as it was written."
         raise VerificationError(problem, fix="No image was deleted. Check the disk.")
