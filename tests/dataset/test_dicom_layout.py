@@ -298,6 +298,16 @@ def test_each_series_to_segment_is_a_case_called_after_its_folder(root):
     assert np.array_equal(volume.array, make_image(1))
 
 
+def test_a_label_map_beside_a_series_is_no_image_to_segment(root):
+    name = "patient 1/study/seg.nii.gz"
+    (root / name).touch()
+
+    cases, findings = group_images(root, ["CT"])
+
+    assert [case.result for case in cases] == [f"patient {n}/study/CT.nii.gz" for n in (1, 2, 3)]
+    assert [(one.severity, one.case) for one in findings] == [("warning", name)]
+
+
 def test_a_model_of_several_images_says_how_series_are_given(root):
     cases, findings = group_images(root, ["T1", "T2"])
 

@@ -127,16 +127,110 @@ def test_good_images_have_no_findings(tmp_path):
     assert check_unlabelled(case) == ()
 
 
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def told(findings):
+    return [(finding.severity, finding.case) for finding in findings]
+
+
 def test_the_label_map_of_a_patient_folder_is_not_an_image_to_segment(tmp_path):
-    for name in ("P1/img.nii.gz", "P1/train.nii.gz", "P2/img.nii.gz", "train_07.nii.gz"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
+    touch(tmp_path, "P1/img.nii.gz", "P1/train.nii.gz", "P2/img.nii.gz", "train_07.nii.gz")
 
     cases, findings = group_images(tmp_path, ["CT"])
 
     assert [case.result for case in cases] == ["train_07.nii.gz", "P1/img.nii.gz", "P2/img.nii.gz"]
+    assert told(findings) == [("warning", "P1/train.nii.gz")]
+    assert "passed over" in findings[0].message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("P1_seg.nii.gz", "labels.nrrd", "masks.nii", "gt.nii.gz", "validation.nii.gz"),
+        *("P1.seg.nrrd", "train_07.nii.gz", "ground_truth.nii.gz", "seg-old.nii", "mask_P1.nii"),
+    ],
+)
+def test_whatever_training_takes_for_a_label_map_beside_an_image_is_passed_over(tmp_path, name):
+    touch(tmp_path, "P1/P1_ct.nii.gz", f"P1/{name}")
+
+    cases, findings = group_images(tmp_path, ["CT"])
+
+    assert [case.result for case in cases] == ["P1/P1_ct.nii.gz"]
+    assert [path.name for path in cases[0].files] == ["P1_ct.nii.gz"]
+    assert told(findings) == [("warning", f"P1/{name}")]
+
+
+def test_a_label_map_does_not_stop_a_model_of_several_images(tmp_path):
+    touch(tmp_path, *(f"B1/B1_{name}.nii.gz" for name in ("T1", "FLAIR", "seg")))
+    touch(tmp_path, *(f"B2/{name}.nii.gz" for name in ("img_T1", "img_FLAIR", "seg_T1")))
+
+    cases, findings = group_images(tmp_path, TWO)
+
+    assert [case.result for case in cases] == ["B1/B1.nii.gz", "B2/img.nii.gz"]
+    warned = [("warning", "B1/B1_seg.nii.gz"), ("warning", "B2/seg_T1.nii.gz")]
+    assert told(findings) == warned
+
+
+def test_a_channel_that_is_called_as_a_label_map_is_an_image(tmp_path):
+    touch(tmp_path, "a_CT.nii.gz", "a_mask.nii.gz", "b/CT.nii.gz", "b/mask.nii.gz")
+
+    cases, findings = group_images(tmp_path, ("CT", "mask"))
+
+    assert [case.result for case in cases] == ["a.nii.gz", "b/segmentation.nii.gz"]
     assert findings == ()
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("sub-01/anat/sub-01_T1w.nii.gz", "derivatives/labels/sub-01/anat/sub-01_dseg.nii.gz"),
+        ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_label-lesion_roi.nii.gz"),
+        ("images/P1.nii.gz", "labels/P1.nii.gz"),
+        ("imagesTs/P1_0000.nii.gz", "labelsTr/P0.nii.gz"),
+        ("P1.nii.gz", "P1_seg.nii.gz"),
+    ],
+)
+def test_label_maps_of_other_layouts_are_passed_over(tmp_path, image, label):
+    touch(tmp_path, image, label)
+
+    cases, findings = group_images(tmp_path, ["T1w"])
+
+    assert [case.result for case in cases] == [image]
+    assert told(findings) == [("warning", label)]
+
+
+def test_images_in_one_folder_may_begin_as_held_out_patients_do(tmp_path):
+    names = [f"{name}_07.nii.gz" for name in ("test", "train", "validation")]
+    touch(tmp_path, *names, *(f"images/{name}" for name in names))
+
+    cases, findings = group_images(tmp_path, ["CT"])
+
+    assert len(cases) == 6
+    assert findings == ()
+
+
+@pytest.mark.parametrize("name", ["P1/P1_seg.nii.gz", "P1_seg.nii.gz", "labels/P1.nii.gz"])
+def test_a_file_without_an_image_beside_it_is_segmented_whatever_its_name(tmp_path, name):
+    touch(tmp_path, name)
+
+    (case,), findings = group_images(tmp_path, ["CT"])
+
+    assert case.result == name
+    assert told(findings) == [("warning", name)]
+    assert "segmented as an image" in findings[0].message
+
+
+def test_a_segmentation_of_3d_slicer_is_never_an_image(tmp_path):
+    touch(tmp_path, "P1.seg.nrrd")
+
+    cases, findings = group_images(tmp_path, ["CT"])
+
+    assert cases == ()
+    assert told(findings) == [("warning", "P1.seg.nrrd")]
 
 
 def write_frames(path, number):

@@ -15,7 +15,7 @@ from tiny_model import make_facts, make_parts
 
 from nnunet_medseg.bundle.build import build_model
 from nnunet_medseg.bundle.manifest import ChannelFacts, DataFacts, Range
-from nnunet_medseg.errors import FolderError, UsageError
+from nnunet_medseg.errors import DatasetError, FolderError, UsageError
 from nnunet_medseg.volume import Volume, read_volume, write_volume
 from nnunet_medseg.workflows import predict as story
 from nnunet_medseg.workflows.predict import predict
@@ -87,6 +87,30 @@ def test_images_behind_a_link_to_the_originals_are_left(tmp_path, capsys):
 
     assert (tmp_path / "originals" / "a.nii.gz").is_file()
     assert "behind a link" in capsys.readouterr().out
+
+
+def test_a_label_map_beside_an_image_is_neither_segmented_nor_deleted(tmp_path, capsys):
+    patient = tmp_path / "images" / "P1"
+    patient.parent.mkdir()
+    write_images(patient, "P1_ct.nii.gz", "P1_seg.nii.gz")
+    write_stock_folder(tmp_path / "model")
+
+    written = run(tmp_path, delete_input=True)
+
+    assert written == (tmp_path / "out" / "P1" / "P1_ct.nii.gz",)
+    assert [path.name for path in patient.iterdir()] == ["P1_seg.nii.gz"]
+    assert "passed over" in capsys.readouterr().out
+
+
+def test_label_maps_alone_are_nothing_to_segment(tmp_path):
+    write_images(tmp_path / "images", "P1.nrrd")
+    (tmp_path / "images" / "P1.nrrd").rename(tmp_path / "images" / "P1.seg.nrrd")
+    write_stock_folder(tmp_path / "model")
+
+    with pytest.raises(DatasetError, match="Nothing is left"):
+        run(tmp_path, delete_input=True)
+
+    assert (tmp_path / "images" / "P1.seg.nrrd").exists()
 
 
 def test_a_preview_is_a_picture_beside_each_segmentation(tmp_path):

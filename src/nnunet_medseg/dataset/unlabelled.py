@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnunet_medseg.dataset.case import Finding
 from nnunet_medseg.dataset.layouts.dicom import group_series
+from nnunet_medseg.dataset.layouts.label_maps import without_label_maps
 from nnunet_medseg.dataset.layouts.listing import all_images, stem_of
 from nnunet_medseg.hardware import free_memory_bytes
 from nnunet_medseg.volume import (
@@ -29,7 +30,6 @@ from nnunet_medseg.volume.dicom.series import read_series
 __all__ = ["Unlabelled", "check_unlabelled", "group_images"]
 
 NUMBER = re.compile(r"\d{4}$")
-LABEL_NAME = re.compile(r"train|validate|label|seg|segmentation|mask", re.I)
 MAX_NAME_BYTES = 255  # of file systems
 UNNAMED = "segmentation"  # where a file's name is nothing but the name of its channel
 
@@ -80,19 +80,26 @@ def group_images(
 
     With one channel every image is a case. With several, files that differ only in what follows
     the last underscore belong together: a number (`_0000`, `_0001` …) or a channel's name; and a
-    file whose name tells no channel is a case by itself when it has a frame for each. The label
-    map of a patient folder, beside an image, is passed over. A model of one image also takes DICOM
-    series, each as a case that is called after its folder.
+    file whose name tells no channel is a case by itself when it has a frame for each. Label
+    maps beside an image are passed over. A model of one image also takes DICOM series, each as a
+    case that is called after its folder.
 
     Args:
         folder: Where to look.
         channels: Channel names of the model, in order.
 
     Returns:
-        The cases, and findings for files that do not make a whole case.
+        The cases, and findings for files that do not make a whole case, or are called as label
+        maps.
     """
-    files = _without_label_maps(all_images(folder, EXTENSIONS))
     series, findings = group_series(folder, channels)
+    # A channel may itself be called as a mask.
+    names = {
+        path: _without_channel(path, channels, nameless="img")
+        for path in all_images(folder, EXTENSIONS)
+    }
+    files, told = without_label_maps(names, [of[0] for _, of in series], folder)
+    findings += told
     if len(channels) == 1:
         alone = [Unlabelled(path.relative_to(folder).as_posix(), (path,)) for path in files]
         scans = [Unlabelled(f"{name}.nii.gz", of[:1], series=(of,)) for name, of in series]
@@ -104,8 +111,8 @@ def group_images(
         if place is None:
             findings.append(_no_channel(path, folder, channels))
             continue
-        stem, number = place
-        name = path.with_name(f"{stem or UNNAMED}{extension_of(path)}")
+        _, number = place
+        name = _without_channel(path, channels)
         found = groups.setdefault(name.relative_to(folder).as_posix(), {})
         if found.setdefault(number, path) != path:
             findings.append(_twice(path, found[number], folder))
@@ -149,11 +156,10 @@ def _has_frames(path: Path, number: int) -> bool:
         return False
 
 
-def _without_label_maps(files: Sequence[Path]) -> list[Path]:
-    # Whole names only: an image may well be called train_07.
-    labels = [path for path in files if LABEL_NAME.fullmatch(stem_of(path))]
-    with_image = {path.parent for path in files if path not in labels}
-    return [path for path in files if path not in labels or path.parent not in with_image]
+def _without_channel(path: Path, channels: Sequence[str], nameless: str = UNNAMED) -> Path:
+    """Return what a file is called without its channel."""
+    place = _place_of(path, channels)
+    return path if place is None else path.with_name(f"{place[0] or nameless}{extension_of(path)}")
 
 
 def _place_of(path: Path, channels: Sequence[str]) -> tuple[str, int] | None:

@@ -263,8 +263,8 @@ def _check_cases(cases: Sequence[Unlabelled], grouping: Sequence[Finding], shelf
         problem = f"The images have {len(errors)} problems, listed above."
         raise DatasetError(problem, fix="Put them right and run the same command again.")
     if not cases:
-        problem = "Nothing is left to segment: every series was passed over, as listed above."
-        raise DatasetError(problem, fix="Take a model of that kind of image.")
+        problem = "Nothing is left to segment: everything was passed over, as listed above."
+        raise DatasetError(problem, fix="Copy images into the folder that the model is made for.")
 
 
 def _list_images(source: Path, cases: Sequence[Unlabelled]) -> tuple[ListedFile, ...]:

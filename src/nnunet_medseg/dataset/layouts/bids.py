@@ -24,7 +24,7 @@ from nnunet_medseg.dataset.layouts.pairing import (
     twins,
 )
 
-__all__ = ["DESCRIPTION", "NAME", "read", "recognise"]
+__all__ = ["DESCRIPTION", "NAME", "is_derived", "read", "recognise"]
 
 NAME = "BIDS"
 DESCRIPTION = (
@@ -156,6 +156,11 @@ def _entities(path: Path) -> dict[str, str]:
 def _is_label(path: Path) -> bool:
     suffix = _suffix(path)
     return suffix.lower() in LABEL_SUFFIXES or suffix.startswith("label-")
+
+
+def is_derived(path: Path) -> bool:
+    """Tell whether a file is called as in BIDS, and as what was made from an image."""
+    return path.name.startswith("sub-") and (_is_label(path) or _suffix(path) in PASSED_OVER)
 
 
 def _channels(images: Sequence[Path]) -> dict[str, Path]:

@@ -17,6 +17,7 @@ __all__ = [
     "group_channels",
     "image_core",
     "is_label_map",
+    "is_segmentation",
     "label_core",
     "most_frequent",
     "other_channels",
@@ -60,9 +61,14 @@ def image_core(stem: str) -> str:
     return stem if match is None else match["head"] or match["tail"]
 
 
+def is_segmentation(path: Path) -> bool:
+    """Tell whether a file's ending says that it is a label map."""
+    return path.name.lower().endswith(SEGMENTATION_ENDING)
+
+
 def is_label_map(path: Path) -> bool:
     """Tell whether a file's name says that it is a label map of something."""
-    return path.name.lower().endswith(SEGMENTATION_ENDING) or label_core(stem_of(path)) is not None
+    return is_segmentation(path) or label_core(stem_of(path)) is not None
 
 
 def _label_keys(path: Path) -> tuple[str, str]:

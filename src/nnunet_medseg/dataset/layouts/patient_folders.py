@@ -32,6 +32,7 @@ from nnunet_medseg.dataset.layouts.pairing import (
 
 __all__ = [
     "DESCRIPTION",
+    "LABEL_STEM",
     "NAME",
     "begins_as_held_out",
     "images_of",
