@@ -269,6 +269,55 @@ def test_frames_beside_channels_of_the_same_name_are_a_finding(tmp_path):
     assert findings == [("a.nii.gz", "channel")]
 
 
+def write_stripped(path, seed=0):
+    """Write an image whose outermost slices hold no number, as outside of a brain."""
+    array = make_image(seed).array.astype(np.float32)
+    array[0], array[-1] = np.nan, np.inf
+    write_volume(path, make_volume(array))
+    return array
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd"])
+def test_voxels_without_a_number_become_the_smallest_value_as_in_training(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    array = write_stripped(path)
+    (case,), _ = group_images(tmp_path, ("MRI",))
+    taken = []
+
+    (finding,) = check_unlabelled(case, taken.extend)
+
+    lost = ~np.isfinite(array)
+    assert finding.severity == "warning"
+    assert f"{path.name}: {lost.sum()} voxels without a number" in finding.message
+    expected = np.where(lost, array[~lost].min(), array)
+    for volume in (*taken, *case.read()):
+        np.testing.assert_array_equal(volume.array, expected)
+
+
+def test_voxels_without_a_number_are_put_right_in_frames_and_channels(tmp_path):
+    write_stripped(tmp_path / "b_T1.nii.gz", 1)
+    write_stripped(tmp_path / "b_FLAIR.nii.gz", 2)
+    frames = np.stack([make_image(seed).array.astype(np.float32) for seed in (3, 4)])
+    frames[1, 0, 0] = np.nan
+    nibabel.save(nibabel.Nifti1Image(frames.transpose(3, 2, 1, 0), np.eye(4)), tmp_path / "a.nii")
+
+    cases, findings = group_images(tmp_path, TWO)
+
+    assert findings == ()
+    messages = [[finding.message for finding in check_unlabelled(case)] for case in cases]
+    assert [len(told) for told in messages] == [1, 2]
+    assert all(np.isfinite(volume.array).all() for case in cases for volume in case.read())
+
+
+def test_an_image_without_any_number_is_refused(tmp_path):
+    write_volume(tmp_path / "a.nii.gz", make_volume(np.full((8, 8, 8), np.nan, np.float32)))
+
+    (case,), _ = group_images(tmp_path, ("MRI",))
+
+    told = [(finding.severity, finding.rule) for finding in check_unlabelled(case)]
+    assert told == [("error", "NaN or Inf")]
+
+
 def test_what_is_put_right_in_reading_is_a_warning_and_no_error(tmp_path):
     affine = np.array([[1, 0.3, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     nibabel.save(nibabel.Nifti1Image(make_image().array.T, affine), tmp_path / "a.nii")

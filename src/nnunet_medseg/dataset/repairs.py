@@ -24,6 +24,7 @@ __all__ = [
     "SAME_GRID",
     "WHOLE_TOLERANCE",
     "distance_to_whole",
+    "put_smallest",
     "repair",
     "whole_numbers",
 ]
@@ -71,13 +72,24 @@ def lost_values(case: Case, contents: Contents) -> Repaired:
         number = int(found.size - np.count_nonzero(found))
         if number in {0, found.size} or not found[label.array != 0].all():
             continue
-        smallest = np.min(part.array, where=found, initial=np.inf)
-        # In place: it was read for this case, and a copy may not fit beside it.
-        np.copyto(part.array, smallest, where=~found)
+        put_smallest(part.array, found)
         channels[place] = part.with_volume(part.volume)
         text = f"{part.name}: {number} voxels without a number, none of them labelled"
         done.append(_done(case, "NaN or Inf", f"{text}, became the smallest value"))
     return replace(contents, channels=tuple(channels)), done
+
+
+def put_smallest(array: np.ndarray[Any, Any], found: np.ndarray[Any, Any]) -> None:
+    """Put the smallest value of an image where it holds no number.
+
+    In place: it was read for one case, and a copy may not fit beside it.
+
+    Args:
+        array: The image.
+        found: Where it holds a number, as it must somewhere.
+    """
+    smallest = np.min(array, where=found, initial=np.inf)
+    np.copyto(array, smallest, where=~found)
 
 
 def whole_labels(case: Case, contents: Contents) -> Repaired:

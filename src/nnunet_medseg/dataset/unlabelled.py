@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
 
 from nnunet_medseg.dataset.case import Finding
 from nnunet_medseg.dataset.layouts.dicom import group_series
 from nnunet_medseg.dataset.layouts.label_maps import without_label_maps
 from nnunet_medseg.dataset.layouts.listing import all_images, stem_of
+from nnunet_medseg.dataset.repairs import put_smallest
 from nnunet_medseg.hardware import free_memory_bytes
 from nnunet_medseg.volume import (
     EXTENSIONS,
@@ -26,6 +29,7 @@ from nnunet_medseg.volume import (
     read_volume,
 )
 from nnunet_medseg.volume.dicom.series import read_series
+from nnunet_medseg.volume.problems import not_finite
 
 __all__ = ["Unlabelled", "check_unlabelled", "group_images"]
 
@@ -60,16 +64,18 @@ class Unlabelled:
     def read(self) -> tuple[Volume, ...]:
         """Read the images, in the order of the model.
 
+        Where they hold no number the smallest value is put, as in training.
+
         Raises:
-            VolumeError: When one of them is not a 3D image.
+            VolumeError: When one of them is not a 3D image, or holds no number at all.
         """
         if self.series:
             return tuple(
                 read_series(files, memory_bytes=free_memory_bytes()) for files in self.series
             )
         if not self.frames:
-            return tuple(read_volume(path) for path in self.images)
-        found = read_frames(self.images[0], memory_bytes=free_memory_bytes())
+            return tuple(_read_image(path) for path in self.images)
+        found = _read_frames(self.images[0])
         return tuple(found[frame] for frame in self.frames)
 
 
@@ -151,9 +157,10 @@ def _by_themselves(
 
 def _has_frames(path: Path, number: int) -> bool:
     try:
-        return len(read_frames(path, memory_bytes=free_memory_bytes())) == number
+        found = read_frames(path, memory_bytes=free_memory_bytes(), allow_lost=True)
     except VolumeError:
         return False
+    return len(found) == number
 
 
 def _without_channel(path: Path, channels: Sequence[str], nameless: str = UNNAMED) -> Path:
@@ -235,10 +242,36 @@ def _read_all(path: Path, case: Unlabelled) -> tuple[Volume, ...]:
         # The segmentation is called after the folder.
         check_name(Path(case.result))
         return case.read()
-    memory_bytes = free_memory_bytes()
     if case.frames:
-        return read_frames(path, memory_bytes=memory_bytes)
-    return (read_volume(path, memory_bytes=memory_bytes),)
+        return _read_frames(path)
+    return (_read_image(path, free_memory_bytes()),)
+
+
+def _read_image(path: Path, memory_bytes: float = float("inf")) -> Volume:
+    return _filled(read_volume(path, memory_bytes=memory_bytes, allow_lost=True), path.name)
+
+
+def _read_frames(path: Path) -> tuple[Volume, ...]:
+    found = read_frames(path, memory_bytes=free_memory_bytes(), allow_lost=True)
+    return tuple(
+        _filled(volume, f"{path.name} (frame {number})")
+        for number, volume in enumerate(found, start=1)
+    )
+
+
+def _filled(volume: Volume, name: str) -> Volume:
+    """Put the smallest value where an image holds no number, and note it."""
+    if volume.array.dtype.kind != "f":
+        return volume
+    found = np.isfinite(volume.array)
+    lost = int(found.size - np.count_nonzero(found))
+    if lost == 0:
+        return volume
+    if lost == found.size:
+        raise not_finite(lost)
+    put_smallest(volume.array, found)
+    note = f"{name}: {lost} voxels without a number became the smallest value"
+    return replace(volume, notes=(*volume.notes, note))
 
 
 def _note(case: Unlabelled, note: str) -> Finding:
