@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel
 import numpy as np
 import pytest
 from makers import make_image, make_volume, write_patient
 
+from nnunet_medseg.dataset.layouts import bids, patient_folders
 from nnunet_medseg.dataset.unlabelled import check_unlabelled, group_images
-from nnunet_medseg.volume import write_volume
+from nnunet_medseg.volume import EXTENSIONS, write_volume
 
 TWO = ("T1", "FLAIR")
 
@@ -26,6 +29,16 @@ def shown(folder, channels):
         {case.result: [path.name for path in case.images] for case in cases},
         [(finding.case, finding.rule) for finding in findings],
     )
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def told(findings):
+    return [(finding.severity, finding.case) for finding in findings]
 
 
 def test_with_one_channel_every_image_is_a_case_of_its_own_name(tmp_path):
@@ -59,6 +72,75 @@ def test_patient_folders_are_cases(tmp_path):
     assert list(cases) == ["p1/img.nii.gz", "p2/segmentation.nii.gz"]
     assert cases["p2/segmentation.nii.gz"] == ["T1.nii.gz", "FLAIR.nii.gz"]
     assert findings == []
+
+
+CONVENTIONS = {
+    "img_": ("{p}/img_T1.nii.gz", "{p}/img_FLAIR.nii.gz"),
+    "img_ in words": ("{p}/img_T1_ce.nii.gz", "{p}/img_FLAIR.nii.gz"),
+    "img alone": ("{p}/img.nii.gz", "{p}/img_FLAIR.nii.gz"),
+    "image alone": ("{p}/image.nrrd", "{p}/Image_T1_ce.nrrd"),
+    "numbers": ("{p}/img_0001.nii.gz", "{p}/img_0002.nii.gz"),
+    "channel alone": ("{p}/T1.nii.gz", "{p}/FLAIR.nii.gz"),
+    "one within another": ("{p}/ct.nii.gz", "{p}/ct_late.nii.gz", "{p}/late.nii.gz"),
+    "patient first": ("{p}/{p}_t1.nii.gz", "{p}/{p}_t1ce.nii.gz", "{p}/{p}_flair.nii.gz"),
+    "patient first or not at all": ("{p}/{p}_FLAIR.nii.gz", "{p}/T1.nii.gz"),
+    "patient first, in words": ("{p}/{p}_T1.nii.gz", "{p}/{p}_T1_ce.nii.gz"),
+    "dashes": ("{p}/{p}-T1.nii.gz", "{p}/{p}-T1-ce.nii.gz"),
+    "dots and blanks": ("{p}/{p}.T1 post.nii.gz", "{p}/{p}.T1 pre.nii.gz"),
+    "patient last": ("{p}/T1-{p}.nii.gz", "{p}/FLAIR-{p}.nii.gz"),
+    "patient around": ("{p}/{p}_T1_3mm.nii.gz", "{p}/{p}_FLAIR_3mm.nii.gz"),
+    "name first": ("{p}/Miller_T1.nii.gz", "{p}/Miller_FLAIR.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("names", CONVENTIONS.values(), ids=CONVENTIONS)
+def test_channels_named_in_training_are_found_in_the_same_files(tmp_path, names):
+    for patient in ("P1", "P2"):
+        touch(tmp_path, *(name.format(p=patient) for name in names))
+        touch(tmp_path, f"{patient}/seg.nii.gz")
+    dataset = patient_folders.read(tmp_path, EXTENSIONS)
+    wanted = [case.images for case in dataset.cases]
+    assert len(wanted) == 2
+
+    cases, findings = group_images(tmp_path, dataset.channels)
+
+    assert [case.images for case in cases] == wanted
+    assert {finding.rule for finding in findings} == {"label map"}
+    assert [Path(case.result).parent.name for case in cases] == ["P1", "P2"]
+
+
+@pytest.mark.parametrize(
+    "endings", [("T1w", "FLAIR"), ("T1w", "ce-gd_T1w"), ("acq-high_T1w", "T1w", "FLAIR")]
+)
+def test_channels_of_bids_are_found_in_the_same_files(tmp_path, endings):
+    for name in ("sub-01", "sub-02"):
+        touch(tmp_path, *(f"{name}/anat/{name}_{ending}.nii.gz" for ending in endings))
+        touch(tmp_path, f"derivatives/labels/{name}/anat/{name}_dseg.nii.gz")
+    dataset = bids.read(tmp_path, EXTENSIONS)
+    assert len(dataset.cases) == 2
+
+    cases, findings = group_images(tmp_path, dataset.channels)
+
+    assert [case.images for case in cases] == [case.images for case in dataset.cases]
+    assert {finding.rule for finding in findings} == {"label map"}
+
+
+def test_cases_of_one_folder_are_told_apart_from_one_without_a_name(tmp_path):
+    touch(tmp_path, *(f"{name}.nii.gz" for name in ("T1", "FLAIR", "a_T1", "a_FLAIR")))
+
+    cases, findings = shown(tmp_path, TWO)
+
+    assert list(cases) == ["a.nii.gz", "segmentation.nii.gz"]
+    assert findings == []
+
+
+def test_a_channel_in_the_middle_of_a_name_counts_only_where_it_is_the_only_one(tmp_path):
+    touch(tmp_path, "PET-CT-01.nii.gz", "b-CT-01.nii.gz", "b-PET-01.nii.gz")
+
+    cases, findings = shown(tmp_path, ("CT", "PET"))
+
+    assert list(cases) == ["b-01.nii.gz"]
+    assert findings == [("PET-CT-01.nii.gz", "channel")]
 
 
 def test_an_incomplete_case_and_a_name_that_tells_nothing_are_findings(tmp_path):
@@ -125,16 +207,6 @@ def test_good_images_have_no_findings(tmp_path):
     (case,), _ = group_images(tmp_path, TWO)
 
     assert check_unlabelled(case) == ()
-
-
-def touch(folder, *names):
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-
-
-def told(findings):
-    return [(finding.severity, finding.case) for finding in findings]
 
 
 def test_the_label_map_of_a_patient_folder_is_not_an_image_to_segment(tmp_path):

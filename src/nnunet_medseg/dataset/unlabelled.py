@@ -14,6 +14,7 @@ from nnunet_medseg.dataset.case import Finding
 from nnunet_medseg.dataset.layouts.dicom import group_series
 from nnunet_medseg.dataset.layouts.label_maps import without_label_maps
 from nnunet_medseg.dataset.layouts.listing import all_images, stem_of
+from nnunet_medseg.dataset.layouts.pairing import SEPARATORS
 from nnunet_medseg.dataset.repairs import put_smallest
 from nnunet_medseg.hardware import free_memory_bytes
 from nnunet_medseg.volume import (
@@ -84,9 +85,10 @@ def group_images(
 ) -> tuple[tuple[Unlabelled, ...], tuple[Finding, ...]]:
     """Sort the images of a folder, and all below, into cases.
 
-    With one channel every image is a case. With several, files that differ only in what follows
-    the last underscore belong together: a number (`_0000`, `_0001` …) or a channel's name; and a
-    file whose name tells no channel is a case by itself when it has a frame for each. Label
+    With one channel every image is a case. With several, files that differ only in a channel's
+    name, or in a number at the end (`_0000`, `_0001` …), belong together; one called after its
+    channel alone belongs to the case of its folder; and a file whose name tells no channel is a
+    case by itself when it has a frame for each. Label
     maps beside an image are passed over. A model of one image also takes DICOM series, each as a
     case that is called after its folder.
 
@@ -100,28 +102,20 @@ def group_images(
     """
     series, findings = group_series(folder, channels)
     # A channel may itself be called as a mask.
-    names = {
-        path: _without_channel(path, channels, nameless="img")
-        for path in all_images(folder, EXTENSIONS)
-    }
+    names = {}
+    for path in all_images(folder, EXTENSIONS):
+        stem = (_place_of(path, channels) or (stem_of(path), 0))[0]
+        names[path] = path.with_name(f"{stem or 'img'}{extension_of(path)}")
     files, told = without_label_maps(names, [of[0] for _, of in series], folder)
     findings += told
     if len(channels) == 1:
         alone = [Unlabelled(path.relative_to(folder).as_posix(), (path,)) for path in files]
         scans = [Unlabelled(f"{name}.nii.gz", of[:1], series=(of,)) for name, of in series]
         return (*alone, *scans), tuple(findings)
-    groups: dict[str, dict[int, Path]] = {}
     whole = _by_themselves(files, folder, channels)
-    for path in (item for item in files if item not in {case.images[0] for case in whole}):
-        place = _place_of(path, channels)
-        if place is None:
-            findings.append(_no_channel(path, folder, channels))
-            continue
-        _, number = place
-        name = _without_channel(path, channels)
-        found = groups.setdefault(name.relative_to(folder).as_posix(), {})
-        if found.setdefault(number, path) != path:
-            findings.append(_twice(path, found[number], folder))
+    parts = [path for path in files if path not in {case.images[0] for case in whole}]
+    groups, problems = _by_case(parts, folder, channels)
+    findings += problems
     findings += [
         _incomplete(name, found, channels)
         for name, found in groups.items()
@@ -155,6 +149,40 @@ def _by_themselves(
     ]
 
 
+def _by_case(
+    files: Sequence[Path], folder: Path, channels: Sequence[str]
+) -> tuple[dict[str, dict[int, Path]], list[Finding]]:
+    """Return the images of each case by the number of their channel, and what does not fit."""
+    groups: dict[str, dict[int, Path]] = {}
+    findings = []
+    for path in files:
+        place = _place_of(path, channels) or _place_within(path, channels)
+        if place is None:
+            findings.append(_no_channel(path, folder, channels))
+            continue
+        stem, number = place
+        name = path.with_name(f"{stem or UNNAMED}{extension_of(path)}")
+        found = groups.setdefault(name.relative_to(folder).as_posix(), {})
+        if found.setdefault(number, path) != path:
+            findings.append(_twice(path, found[number], folder))
+    _join_nameless(groups)
+    return groups, findings
+
+
+def _join_nameless(groups: dict[str, dict[int, Path]]) -> None:
+    """Add images that are called after their channel alone to the only other case beside them."""
+    beside: dict[Path, list[str]] = {}
+    for name in groups:
+        beside.setdefault(Path(name).parent, []).append(name)
+    for names in beside.values():
+        names.sort(key=lambda name: stem_of(Path(name)) == UNNAMED)
+        if len(names) != 2 or stem_of(Path(names[1])) != UNNAMED:
+            continue
+        case, nameless = (groups[name] for name in names)
+        if not case.keys() & nameless.keys():
+            case |= groups.pop(names[1])
+
+
 def _has_frames(path: Path, number: int) -> bool:
     try:
         found = read_frames(path, memory_bytes=free_memory_bytes(), allow_lost=True)
@@ -163,22 +191,42 @@ def _has_frames(path: Path, number: int) -> bool:
     return len(found) == number
 
 
-def _without_channel(path: Path, channels: Sequence[str], nameless: str = UNNAMED) -> Path:
-    """Return what a file is called without its channel."""
-    place = _place_of(path, channels)
-    return path if place is None else path.with_name(f"{place[0] or nameless}{extension_of(path)}")
-
-
 def _place_of(path: Path, channels: Sequence[str]) -> tuple[str, int] | None:
-    """Return what is left of a file's name, and the channel that the rest names."""
+    """Return what is left of a file's name, and the channel that its end names."""
     stem = stem_of(path)
+    names = _telling(channels)
+    for name, number in names.items():
+        if f"_{stem}".lower().endswith(f"_{name}"):
+            return stem[: -len(name) - 1], number
+    # Training calls it so too.
+    if "img" in names and stem.lower() == "image":
+        return "", names["img"]
     head, _, tail = stem.rpartition("_")
-    known = [name.lower() for name in channels]
     if head and NUMBER.match(tail) and int(tail) < len(channels):
         return head, int(tail)
-    if tail.lower() in known and known.count(tail.lower()) == 1:
-        return head, known.index(tail.lower())
     return None
+
+
+def _place_within(path: Path, channels: Sequence[str]) -> tuple[str, int] | None:
+    """Return the same where the channel stands anywhere in the name, and no other one does."""
+    found = None
+    stem = stem_of(path)
+    for name, number in _telling(channels).items():
+        word = rf"(?:^|(?<=[{SEPARATORS}])){re.escape(name)}(?:[{SEPARATORS}]|$)"
+        rest, times = re.subn(word, "", stem, count=1, flags=re.I)
+        if times and found is not None:
+            return None
+        if times:
+            stem = rest.rstrip(SEPARATORS)
+            found = stem, number
+    return found
+
+
+def _telling(channels: Sequence[str]) -> dict[str, int]:
+    """Return the channels by name in small letters, the longest first: one may end in another."""
+    known = [name.lower() for name in channels]
+    names = [name for name in known if name and known.count(name) == 1]
+    return {name: known.index(name) for name in sorted(names, key=len, reverse=True)}
 
 
 def _no_channel(path: Path, folder: Path, channels: Sequence[str]) -> Finding:

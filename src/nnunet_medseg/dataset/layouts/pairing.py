@@ -11,6 +11,7 @@ from nnunet_medseg.dataset.case import Finding
 from nnunet_medseg.dataset.layouts.listing import stem_of
 
 __all__ = [
+    "SEPARATORS",
     "alone",
     "are_numbered",
     "channel_names",
@@ -28,6 +29,7 @@ __all__ = [
     "without_channels",
 ]
 
+SEPARATORS = "_ .-"  # between the words of a name
 CHANNEL_STEM = re.compile(r"(?P<core>.+)_(?P<channel>\d{4})$")
 LABEL_WORD = r"(?:labels?|segs?|segmentations?|masks?|gt|ground[\W_]?truths?|annotations?)"
 IMAGE_WORD = r"(?:images?|imgs?|imaging|scans?|volumes?|vols?)"
@@ -183,7 +185,7 @@ def channel_names(stems: Sequence[str], patient: str) -> tuple[str, ...]:
 def _common(stems: Sequence[str]) -> int:
     """Return how many letters all begin with, up to a separator."""
     common = os.path.commonprefix(list(stems))  # noqa: RUF071 letter by letter is what is meant
-    return max(common.rfind(separator) for separator in "_- .") + 1
+    return max(common.rfind(separator) for separator in SEPARATORS) + 1
 
 
 def most_frequent(names: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
