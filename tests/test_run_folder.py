@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -19,9 +20,9 @@ from nnunet_medseg.run_folder import (
     RunFolder,
     find_runs,
     is_locked,
-    is_writable,
     lock,
     locked_at,
+    require_writable,
     sweep,
 )
 
@@ -387,12 +388,27 @@ def test_the_lock_is_free_after_an_error(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_takes_files_is_writable_and_stays_empty(tmp_path):
-    assert is_writable(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    require_writable(tmp_path / "new")
+
+    assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_folder_that_takes_no_files_is_not_writable(tmp_path):
-    assert not is_writable(tmp_path / "missing")
+@pytest.mark.parametrize("name", ["a", "a/below"])
+def test_a_file_and_what_is_below_one_is_no_folder_to_write_to(tmp_path, name):
+    (tmp_path / "a").touch()
+
+    with pytest.raises(FolderError, match="cannot be made"):
+        require_writable(tmp_path / name)
+
+
+def test_a_folder_that_takes_no_files_is_not_writable(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "touch", refuse)
+
+    with pytest.raises(FolderError, match="cannot be written to"):
+        require_writable(tmp_path)
 
 
 def test_a_removal_that_was_cut_off_is_finished_and_no_run_any_more(tmp_path):

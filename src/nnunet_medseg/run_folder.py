@@ -33,10 +33,10 @@ __all__ = [
     "claim",
     "find_runs",
     "is_locked",
-    "is_writable",
     "lock",
     "locked_at",
     "remove_run",
+    "require_writable",
     "sweep",
 ]
 
@@ -398,12 +398,22 @@ def claim(folder: Path) -> None:
     (folder / MARKER).touch()
 
 
-def is_writable(folder: Path) -> bool:
-    """Tell whether files can be made in a folder that exists."""
+def require_writable(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder, unless it is there, and make sure that files can be made in it.
+
+    Raises:
+        FolderError: When one of the two is not possible.
+    """
+    try:
+        folder.mkdir(mode, parents=True, exist_ok=True)
+    except OSError as cause:
+        problem = f"The folder {folder} cannot be made: {cause.strerror}."
+        raise FolderError(problem, fix="Choose a folder that you may write to.") from cause
     probe = folder / f".writable-{os.getpid()}"
     try:
         probe.touch()
         probe.unlink()
-    except OSError:
-        return False
-    return True
+    except OSError as cause:
+        problem = f"The folder {folder} cannot be written to."
+        fix = "Give yourself the right to write there, or choose another folder."
+        raise FolderError(problem, fix=fix) from cause

@@ -219,6 +219,23 @@ def test_a_picture_that_is_there_already_is_not_overwritten(tmp_path):
     assert (tmp_path / "out" / "a.png").read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize(
+    ("output", "work"),
+    [("out.nii.gz", "work"), ("out.nii.gz/below", "work"), ("out", "out.nii.gz")],
+)
+def test_a_file_where_a_folder_is_to_be_written_is_refused_with_a_reason(tmp_path, output, work):
+    write_images(tmp_path / "images", "a.nii.gz")
+    write_stock_folder(tmp_path / "model")
+    (tmp_path / "out.nii.gz").write_text("precious")
+    places = (tmp_path / name for name in ("images", output, "model", work))
+
+    with pytest.raises(FolderError, match="cannot be made"):
+        predict(*places, device="cpu", delete_input=True)
+
+    assert (tmp_path / "out.nii.gz").read_text() == "precious"
+    assert (tmp_path / "images" / "a.nii.gz").exists()
+
+
 def test_an_unknown_precision_is_refused(tmp_path):
     with pytest.raises(UsageError, match="float8"):
         run(tmp_path, precision="float8")

@@ -42,7 +42,7 @@ from nnunet_medseg.report.comparison import (
     table_rows,
     write_comparison,
 )
-from nnunet_medseg.run_folder import SCRATCH, is_writable, lock, sweep
+from nnunet_medseg.run_folder import SCRATCH, lock, require_writable, sweep
 from nnunet_medseg.volume import read_volume, restore_orientation
 from nnunet_medseg.workflows.check import show_findings
 from nnunet_medseg.workflows.predict import labels_of
@@ -160,14 +160,7 @@ def compare(  # noqa: PLR0913 public: each option of the command is an argument
 
 
 def _free_result(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        problem = f"The folder {folder} cannot be made: {cause.strerror}."
-        raise FolderError(problem, fix="Choose a folder that you may write to.") from cause
-    if not is_writable(folder):
-        problem = f"The folder {folder} cannot be written to."
-        raise FolderError(problem, fix="Give yourself the right to write there.")
+    require_writable(folder)
     if (folder / RESULT).exists():
         problem = f"There is a {RESULT} in {folder} already."
         raise FolderError(problem, fix="Move it away; nothing is overwritten here.")

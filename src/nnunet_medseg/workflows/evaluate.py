@@ -25,7 +25,7 @@ from nnunet_medseg.files import write_text
 from nnunet_medseg.hardware import free_memory_bytes, workers_for
 from nnunet_medseg.parallel import map_in_workers
 from nnunet_medseg.report.summary import write_metrics
-from nnunet_medseg.run_folder import is_writable
+from nnunet_medseg.run_folder import require_writable
 from nnunet_medseg.volume import (
     EXTENSIONS,
     GRID_TOLERANCE,
@@ -105,7 +105,7 @@ def evaluate(
         problem = f"--tolerance {tolerance_mm:g} is not a distance in mm."
         raise UsageError(problem, fix="Give a number above 0, as --tolerance 2.")
     if output is not None:
-        _require_writable(output)
+        require_writable(output)
     pairs = _pair(predictions, truths)
     seen = _map_over("Reading label maps", _look, pairs, pairs)
     findings = tuple(finding for item in seen for finding in item.findings)
@@ -127,17 +127,6 @@ def evaluate(
     if output is not None:
         _write(output, result)
     return result
-
-
-def _require_writable(output: Path) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        problem = f"The folder {output} cannot be made: {cause.strerror}."
-        raise FolderError(problem, fix="Choose a folder that you may write to.") from cause
-    if not is_writable(output):
-        problem = f"The folder {output} cannot be written to."
-        raise FolderError(problem, fix="Choose a folder that you may write to.")
 
 
 # --- which files belong together ---------------------------------------------------------------

@@ -19,7 +19,7 @@ from nnunet_medseg.errors import DatasetError, FolderError, ModelError, UsageErr
 from nnunet_medseg.files import ListedFile, delete_listed, hash_file, list_files
 from nnunet_medseg.hardware import Device, choose_device
 from nnunet_medseg.nnunet.plans import channel_names
-from nnunet_medseg.run_folder import is_writable, lock, sweep
+from nnunet_medseg.run_folder import lock, require_writable, sweep
 from nnunet_medseg.workflows.check import show_findings
 from nnunet_medseg.workflows.predicting.outputs import (
     NIFTI,
@@ -106,10 +106,8 @@ def predict(  # noqa: PLR0913 public: each option of the command is an argument
     if not source.is_dir():
         problem = f"The input folder {source} does not exist."
         raise FolderError(problem, fix="Create it and copy the images to segment into it.")
-    output.mkdir(parents=True, exist_ok=True)
-    if not is_writable(output):
-        problem = f"The folder {output} cannot be written to."
-        raise FolderError(problem, fix="Give yourself the right to write there.")
+    require_writable(output)
+    require_writable(work, 0o700)
     with lock(work):
         sweep(work)
         for folder in output.glob(f"{UNFINISHED}*"):

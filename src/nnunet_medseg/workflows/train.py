@@ -15,16 +15,16 @@ from nnunet_medseg.bundle.build import program_version
 from nnunet_medseg.bundle.manifest import Manifest, read_manifest
 from nnunet_medseg.dataset.intake import find_dataset, holds_nothing
 from nnunet_medseg.dataset.kept import KeptDataset, find_kept, sweep_kept
-from nnunet_medseg.errors import FolderError, ModelError, ResumeError, UserError
+from nnunet_medseg.errors import ModelError, ResumeError, UserError
 from nnunet_medseg.files import ListedFile, list_files, read_json
 from nnunet_medseg.hardware import choose_device
 from nnunet_medseg.parallel import warm_up
 from nnunet_medseg.run_folder import (
     Journal,
     RunFolder,
-    is_writable,
     lock,
     remove_run,
+    require_writable,
     sweep,
 )
 from nnunet_medseg.workflows.clean import discard_run
@@ -152,7 +152,8 @@ def train(
         options["pretrained"] = str(Path(options["pretrained"]).resolve())
     kept = _kept_dataset(folders, str(options.get("dataset_name", TrainOptions.dataset_name)))
     asked = read_train_options(**((kept.record.options if kept else {}) | options))
-    _require_folders(folders)
+    require_writable(folders.output)
+    require_writable(folders.work, 0o700)
     with lock(folders.work):
         sweep(folders.work)
         sweep_kept(folders.work)
@@ -183,19 +184,6 @@ def _kept_dataset(folders: Folders, name: str) -> KeptDataset | None:
 
 def _find_source(folders: Folders, kept: KeptDataset | None, asked: TrainOptions) -> Path:
     return find_dataset(folders.input, asked.layout) if kept is None else kept.files
-
-
-def _require_folders(folders: Folders) -> None:
-    for folder, mode in ((folders.output, 0o777), (folders.work, 0o700)):
-        try:
-            folder.mkdir(mode, parents=True, exist_ok=True)
-        except OSError as cause:
-            problem = f"The folder {folder} cannot be made: {cause.strerror}."
-            raise FolderError(problem, fix="Choose a folder that you may write to.") from cause
-        if not is_writable(folder):
-            problem = f"The folder {folder} cannot be written to."
-            fix = "Give yourself the right to write there, or choose another folder."
-            raise FolderError(problem, fix=fix)
 
 
 def _train_in(
