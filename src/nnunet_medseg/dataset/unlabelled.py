@@ -88,9 +88,8 @@ def group_images(
     With one channel every image is a case. With several, files that differ only in a channel's
     name, or in a number at the end (`_0000`, `_0001` …), belong together; one called after its
     channel alone belongs to the case of its folder; and a file whose name tells no channel is a
-    case by itself when it has a frame for each. Label
-    maps beside an image are passed over. A model of one image also takes DICOM series, each as a
-    case that is called after its folder.
+    case by itself when it has a frame for each. Label maps beside an image are passed over. A
+    model of one image also takes DICOM series, each as a case that is called after its folder.
 
     Args:
         folder: Where to look.
@@ -113,7 +112,8 @@ def group_images(
         scans = [Unlabelled(f"{name}.nii.gz", of[:1], series=(of,)) for name, of in series]
         return (*alone, *scans), tuple(findings)
     whole = _by_themselves(files, folder, channels)
-    parts = [path for path in files if path not in {case.images[0] for case in whole}]
+    taken = {case.images[0] for case in whole}
+    parts = [path for path in files if path not in taken]
     groups, problems = _by_case(parts, folder, channels)
     findings += problems
     findings += [
@@ -198,7 +198,7 @@ def _place_of(path: Path, channels: Sequence[str]) -> tuple[str, int] | None:
     for name, number in names.items():
         if f"_{stem}".lower().endswith(f"_{name}"):
             return stem[: -len(name) - 1], number
-    # Training calls it so too.
+    # Where images are called img or image, training names the one without a kind so.
     if "img" in names and stem.lower() == "image":
         return "", names["img"]
     head, _, tail = stem.rpartition("_")
