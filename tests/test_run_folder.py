@@ -25,6 +25,7 @@ from nnunet_medseg.run_folder import (
     require_writable,
     sweep,
 )
+from nnunet_medseg.workflows import compare, predict
 
 HOLDER = """
 import sys
@@ -244,7 +245,9 @@ def test_the_lock_makes_a_new_or_empty_work_folder_private(tmp_path):
         assert rights(tmp_path / name) == 0o700
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "runs", "datasets", "scratch-2024"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "runs", "datasets", "scratch-2024", "predicted.json"]
+)
 def test_a_folder_with_files_of_the_user_is_no_work_folder(tmp_path, name):
     shared = tmp_path / "shared"
     (shared / name).mkdir(parents=True)
@@ -256,6 +259,23 @@ def test_a_folder_with_files_of_the_user_is_no_work_folder(tmp_path, name):
     assert "--work_dir" in refused.value.fix
     assert [path.name for path in shared.iterdir()] == [name]
     assert rights(shared) == 0o755
+
+
+@pytest.mark.parametrize("name", ["lost+found", "Thumbs.db", ".DS_Store", ".writable-12"])
+def test_a_folder_in_which_only_the_system_has_put_something_is_empty(tmp_path, name):
+    (tmp_path / "work" / name).mkdir(parents=True)
+
+    with lock(tmp_path / "work"):
+        is_ours = True
+
+    assert is_ours
+
+
+def test_a_file_is_no_work_folder(tmp_path):
+    (tmp_path / "work").touch()
+
+    with pytest.raises(FolderError, match="cannot be made"), lock(tmp_path / "work"):
+        pass
 
 
 def test_what_comes_into_a_work_folder_later_does_not_end_its_use(tmp_path):
@@ -273,7 +293,8 @@ def test_what_comes_into_a_work_folder_later_does_not_end_its_use(tmp_path):
 def test_a_work_folder_from_before_there_were_markers_is_one(tmp_path):
     for name in ("runs", "datasets", "scratch-abc"):
         (tmp_path / name).mkdir()
-    (tmp_path / "lock").touch()
+    for name in ("lock", "sockets", predict.RECORD, "predict-log.txt", compare.LOG, ".DS_Store"):
+        (tmp_path / name).touch()
 
     with lock(tmp_path):
         is_ours = True

@@ -51,7 +51,11 @@ LOCK = "lock"
 MARKER = "made-by-medseg"  # a work folder has it from its first moment on
 SOCKETS = "sockets"  # names the temporary folder through which a command talks to its workers
 # What work folders hold that are older than the marker.
-OWN_NAMES = frozenset({LOCK, SOCKETS, "runs", "datasets", "predict-log.txt", "compare-log.txt"})
+OWN_NAMES = frozenset(
+    {LOCK, SOCKETS, "runs", "datasets", "predict-log.txt", "compare-log.txt", "predicted.json"}
+)
+# What systems put into any folder, beside what has a name that begins with a dot.
+LITTER = frozenset({"lost+found", "Thumbs.db", "desktop.ini"})
 # The path of a socket has at most 107 bytes (unix(7)), and names below the folder take 32.
 MAX_TEMPORARY_BYTES = 75
 SHORT_TEMPORARY = Path("/tmp")  # noqa: S108 the folder made in it has a random name and is private
@@ -380,14 +384,14 @@ def claim(folder: Path) -> None:
     same ones.
 
     Raises:
-        FolderError: When there are files in it, and none of ours.
+        FolderError: When there are files in it, and none of ours, or it cannot be made.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = {path.name for path in folder.iterdir()}
+    require_writable(folder, 0o700)
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - LITTER
     if MARKER in names:
         return
     # Before there were markers there was a lock.
-    others = {name for name in names if name not in OWN_NAMES and not name.startswith(SCRATCH)}
+    others = {name for name in names - OWN_NAMES if not name.startswith(SCRATCH)}
     if others or (names and LOCK not in names):
         shown = ", ".join(sorted(others or names)[:3])
         problem = f"{folder} is no work folder: there is {shown} in it."

@@ -116,7 +116,20 @@ def test_a_name_does_not_mean_the_only_value_when_the_dataset_calls_it_otherwise
 
 
 @pytest.mark.parametrize(
-    "given", ["", "label_1", "Label", "foreground", "mask", "seg", "Segment_1", "1", "ROI-1"]
+    "given",
+    [
+        "",
+        "label_1",
+        "Label",
+        "foreground",
+        "mask",
+        "seg",
+        "Segment_1",
+        "1",
+        "ROI-1",
+        "GT",
+        "ground truth",
+    ],
 )
 def test_a_name_means_the_only_value_when_its_own_name_says_nothing(given):
     assert resolve("TUMOR", {1: 5}, {1: given}) == [("TUMOR", 1, 1)]

@@ -143,6 +143,17 @@ def test_a_channel_in_the_middle_of_a_name_counts_only_where_it_is_the_only_one(
     assert findings == [("PET-CT-01.nii.gz", "channel")]
 
 
+def test_the_number_of_a_patient_is_not_taken_for_that_of_a_channel(tmp_path):
+    touch(tmp_path, *(f"{kind}_{number:04}.nii.gz" for kind in TWO for number in range(4)))
+
+    cases, findings = shown(tmp_path, TWO)
+
+    # Of these the images of two patients would be one case.
+    assert not {"T1.nii.gz", "T2.nii.gz"} & cases.keys()
+    told = {name for name, _ in findings}
+    assert {f"{TWO[0]}_0001.nii.gz", f"{TWO[1]}_0000.nii.gz"} <= told
+
+
 def test_an_incomplete_case_and_a_name_that_tells_nothing_are_findings(tmp_path):
     write_images(tmp_path, "a_0000.nii.gz", "b.nii.gz", "c_0002.nii.gz")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -494,7 +495,9 @@ def test_steps_that_overflow_now_and_then_are_left_out_as_in_nnunet(training_fol
     assert witness.troubles == []
     assert trainer.progress.setbacks == 0
     assert trainer.progress.iterations == ASKED_S
+    # An epoch all of whose steps were left out is none.
     assert np.isfinite(witness.losses).all()
+    assert np.isfinite([epoch.loss for epoch in read_history(trainer.setup.history)]).all()
     assert are_finite(weights_of(trainer))
 
 
@@ -505,6 +508,16 @@ def test_a_training_in_which_all_steps_overflow_has_exploded(training_folder):
 
     assert "exploded" in witness.troubles[0]
     assert trainer.progress.setbacks == 1
+
+
+def test_steps_that_were_all_left_out_are_no_training(training_folder):
+    trainer = make_trainer(training_folder)
+
+    with pytest.raises(TrainingError, match="before one epoch was in order"):
+        train_scaled(trainer, lambda _: True)
+
+    assert trainer.current_epoch == 0
+    assert read_history(trainer.setup.history) == []
 
 
 # --- a network that cannot be compiled ----------------------------------------------------------
@@ -546,6 +559,21 @@ def test_a_network_that_cannot_be_compiled_is_trained_as_it_is(training_folder, 
 
 
 @COMPILES
+def test_an_error_before_the_first_compiled_step_is_not_taken_for_the_compilers(
+    training_folder, monkeypatch
+):
+    compile_with(monkeypatch, lambda graph, _: graph.forward)
+    trainer = make_compiled_trainer(training_folder)
+
+    def load() -> Any:
+        raise OSError(errno.EIO, "Input/output error")
+
+    trainer.get_dataloaders = load
+
+    with pytest.raises(OSError, match="Input/output"):
+        train(trainer)
+
+
 def test_an_error_after_the_first_compiled_step_ends_the_training(training_folder, monkeypatch):
     compile_with(monkeypatch, lambda graph, _: graph.forward)
     trainer = make_compiled_trainer(training_folder)

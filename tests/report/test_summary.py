@@ -79,8 +79,9 @@ def test_the_quality_is_told_by_label_in_the_order_of_the_user():
         ({"ended_early": "Ctrl-C"}, ["Interrupted by Ctrl-C after "]),
         (
             {"other_ended_early": "the deadline"},
-            ["A training to compare with was interrupted by the deadline; the model itself was"],
+            ["A training to compare with was interrupted by the deadline."],
         ),
+        ({"others_failed": 2}, ["2 trainings to compare with failed."]),
         ({"diverged_folds": 1}, ["Without 1 fold that diverged: the model is the ensemble"]),
         (
             {"diverged_folds": 2, "ended_early": "SIGTERM"},

@@ -41,7 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = Run(folder, dataset, folders, options, device, store=folder.root)
     delivery._name_hidden(run)
     (delivery._hidden(run) / "model").mkdir(parents=True)
-    facts = SimpleNamespace(ended_early="", other_ended_early="", diverged_folds=0)
+    facts = SimpleNamespace(ended_early="", other_ended_early="", others_failed=0, diverged_folds=0)
     manifest = SimpleNamespace(training=facts)
     monkeypatch.setattr(delivery, "read_manifest", lambda path: manifest if path.is_dir() else None)
     return run
@@ -168,12 +168,17 @@ def files_in(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "missing",
-    [{"ended_early": "Ctrl-C"}, {"other_ended_early": "the deadline"}, {"diverged_folds": 1}],
-    ids=["interrupted", "another interrupted", "a fold diverged"],
+    [
+        {"ended_early": "Ctrl-C"},
+        {"other_ended_early": "the deadline"},
+        {"others_failed": 1},
+        {"diverged_folds": 1},
+    ],
+    ids=["interrupted", "another interrupted", "another failed", "a fold diverged"],
 )
 def test_the_copy_stays_when_part_of_the_training_is_missing(run, monkeypatch, capsys, missing):
     delivery.deliver(run)
-    whole = {"ended_early": "", "other_ended_early": "", "diverged_folds": 0}
+    whole = {"ended_early": "", "other_ended_early": "", "others_failed": 0, "diverged_folds": 0}
     facts = SimpleNamespace(**(whole | missing))
     monkeypatch.setattr(delivery, "read_manifest", lambda _: SimpleNamespace(training=facts))
 

@@ -41,9 +41,9 @@ def test_kept_datasets_are_listed_by_name(work):
     assert [kept.name for kept in datasets(work)] == ["Brain", "Lung"]
 
 
-def test_a_work_folder_that_is_not_there_keeps_nothing_and_stays_away(work):
-    assert datasets(work) == ()
-    assert not work.exists()
+def test_a_work_folder_that_is_not_there_keeps_nothing_and_stays_away(tmp_path):
+    assert datasets(tmp_path / "missing") == ()
+    assert not (tmp_path / "missing").exists()
 
 
 def test_forgetting_deletes_what_is_named_and_nothing_else(work):

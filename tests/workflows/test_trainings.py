@@ -40,7 +40,8 @@ from nnunet_medseg.workflows.stages.common import (
     ended_early,
     evaluates_all,
     handed_over,
-    model_ended_early,
+    other_ended_early,
+    others_failed,
     recipe_of,
     split_of,
     trainings_of,
@@ -533,6 +534,7 @@ def test_a_training_from_scratch_that_fails_is_left_out(tmp_path, monkeypatch, c
 
     assert handed_over_by(run) == ["fine-tuning"]
     assert trainings_of(run)[1].folder.failed_file.exists()
+    assert (others_failed(run), other_ended_early(run)) == (1, "")
     assert f"scratch failed, the others go on: {error.problem}" in capsys.readouterr().out
 
 
@@ -541,7 +543,8 @@ def test_a_model_that_was_trained_to_its_end_does_not_say_it_was_interrupted(tmp
     end_early(run, None, None, "the deadline")
     write_json(run.folder.chosen_file, {"training": "variant_1"})
 
-    assert (model_ended_early(run), ended_early(run)) == ("", "the deadline")
+    assert (ended_early(run), other_ended_early(run)) == ("", "the deadline")
+    assert others_failed(run) == 0
 
 
 def test_a_fold_that_could_go_on_with_more_memory_is_not_left_out(tmp_path, monkeypatch):

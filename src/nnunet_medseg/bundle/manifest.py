@@ -93,9 +93,10 @@ class TrainingFacts(_Record):
 
     The planned time is less than what was asked for when a deadline left less. What ended the
     training early is "Ctrl-C", "SIGTERM", "the deadline", "divergence", or empty; other is what
-    ended one early that was only to be compared with the model. Folds that diverged are left
-    out of the model. Threads trained, loaders are the processes that cut patches at the end, the
-    most of all folds; channels last is how features lay in memory. Older programs wrote none.
+    ended one early that was only to be compared with the model, and others failed is how many of
+    these failed. Folds that diverged are left out of the model. Threads trained, loaders are the
+    processes that cut patches at the end, the most of all folds; channels last is how features lay
+    in memory. Older programs wrote none.
     """
 
     asked_s: float
@@ -103,6 +104,7 @@ class TrainingFacts(_Record):
     used_s: float
     ended_early: str = ""
     other_ended_early: str = ""
+    others_failed: int = 0
     iterations: int
     epochs: int
     final_loss: float

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunet_medseg import console
 from nnunet_medseg.cli.door import Parser
 from nnunet_medseg.console import duration
-from nnunet_medseg.errors import UsageError
+from nnunet_medseg.errors import TrainingError, UsageError
 from nnunet_medseg.workflows.variables import VARIABLES
 
 __all__ = ["HELP", "add_options", "add_shared", "run", "run_beside", "train_and_tell"]
@@ -186,7 +186,8 @@ def run_beside(root: Path, arguments: Sequence[str]) -> int:
 INPUT, OUTPUT = "Input_nnUNet_train", "Output_nnUNet_train"
 # Options that are called otherwise on the command line, and those that are not of the training.
 FIELDS = {"time": "minutes", "image_extension": "extension"}
-EARLY_ENDS = {"Ctrl-C": 130, "SIGTERM": 143}  # as shells report the signals
+# As shells report the signals, and as errors of training end.
+EARLY_ENDS = {"Ctrl-C": 130, "SIGTERM": 143, "divergence": TrainingError.exit_code}
 NOT_OF_TRAINING = {"input", "output", "work_dir", "no_key", "run", "deadline", "grace"}
 
 
@@ -228,4 +229,5 @@ def train_and_tell(
         f"{training.iterations} iterations"
     )
     console.detail(quality_line(result.manifest))
-    return EARLY_ENDS.get(training.ended_early or training.other_ended_early, 0)
+    ends = (EARLY_ENDS.get(training.ended_early), EARLY_ENDS.get(training.other_ended_early))
+    return next(filter(None, ends), 0)

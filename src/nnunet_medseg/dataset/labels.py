@@ -14,7 +14,8 @@ __all__ = ["Label", "LabelMap", "LabelWish", "parse_labels", "resolve_labels"]
 LARGEST_VALUE = 65535  # what a 16-bit label map holds
 # What programs call a label of which nobody has said what it is.
 EMPTY_WORD = re.compile(
-    r"(?:labels?|fg|foreground|masks?|seg(?:ment(?:ation)?)?s?|class|object|roi|region|structure)?\d*"
+    r"(?:labels?|fg|foreground|masks?|seg(?:ment(?:ation)?)?s?|class|object|roi|region|structure|gt|"
+    r"ground|truth|groundtruth|annotations?|binary|target|value|contour)?\d*"
 )
 RESERVED_NAMES = {"background", "ignore"}  # they have a meaning of their own in nnU-Net
 

@@ -157,7 +157,7 @@ def _by_case(
     findings = []
     for path in files:
         place = _place_of(path, channels) or _place_within(path, channels)
-        if place is None:
+        if place is None or _says_two(path, channels):
             findings.append(_no_channel(path, folder, channels))
             continue
         stem, number = place
@@ -222,6 +222,17 @@ def _place_within(path: Path, channels: Sequence[str]) -> tuple[str, int] | None
     return found
 
 
+def _says_two(path: Path, channels: Sequence[str]) -> bool:
+    """Tell whether a name holds a channel, and ends in the number of another one.
+
+    It may be that of a patient: the images of two would become one case.
+    """
+    head, _, tail = stem_of(path).rpartition("_")
+    within = _place_within(path.with_name(f"{head}{extension_of(path)}"), channels)
+    is_number = bool(NUMBER.match(tail)) and int(tail) < len(channels)
+    return is_number and within is not None and within[1] != int(tail)
+
+
 def _telling(channels: Sequence[str]) -> dict[str, int]:
     """Return the channels by name in small letters, the longest first: one may end in another."""
     known = [name.lower() for name in channels]
@@ -232,7 +243,7 @@ def _telling(channels: Sequence[str]) -> dict[str, int]:
 def _no_channel(path: Path, folder: Path, channels: Sequence[str]) -> Finding:
     names = " or ".join(f"_{name}" for name in channels)
     message = f"the name does not say which of the {len(channels)} images of the model it is"
-    fix = f"End the names in _0000, _0001 …, or in {names}."
+    fix = f"End the names in _0000, _0001 …, or in {names}, and say it once."
     return Finding("error", path.relative_to(folder).as_posix(), "channel", message, fix)
 
 

@@ -215,6 +215,7 @@ class BudgetedTrainer(nnUNetTrainer):
         self.is_cut_off = False
         self.divergence: DivergedError | None = None
         self._has_stepped = False  # with this network and these shapes
+        self._is_compiling = False
         self._loading_failures = 0
         # The patch of the plan, or what the memory has room for.
         self._whole_patch = [int(side) for side in self.configuration_manager.patch_size]
@@ -281,7 +282,7 @@ class BudgetedTrainer(nnUNetTrainer):
             except Exception as error:
                 is_full = is_out_of_memory(error)
                 # What compiles fails with errors of many kinds: its own and those of compilers.
-                if not is_full and (self._has_stepped or not self.setup.compiled):
+                if not (is_full or self._is_compiling):
                     raise
                 self.print_to_log_file(f"{type(error).__name__}: {error}")
             finally:
@@ -320,7 +321,8 @@ class BudgetedTrainer(nnUNetTrainer):
             losses = self._run_iterations(count, on_iteration, should_stop)
             if self._is_exploded(losses):
                 self._go_back(on_trouble)
-            else:
+            elif losses:
+                # None when all steps were left out: it was no epoch then.
                 on_epoch(self._close_epoch(losses))
 
     def _is_exploded(self, losses: list[float]) -> bool:
@@ -420,7 +422,7 @@ class BudgetedTrainer(nnUNetTrainer):
 
     def _stop_compiling(self) -> str:
         """Go on with the network as it is; return what to tell the user."""
-        self.setup = replace(self.setup, compiled=False)
+        self.setup, self._is_compiling = replace(self.setup, compiled=False), False
         self.network = self._bare_network()
         # A part of it is compiled as well.
         self.loss = self._build_loss()
@@ -444,9 +446,10 @@ class BudgetedTrainer(nnUNetTrainer):
 
     def _resize(self, batch: int, patch: list[int]) -> None:
         configuration = self.configuration_manager.configuration
+        before = (configuration["batch_size"], list(configuration["patch_size"]))
         configuration["batch_size"] = self.batch_size = batch
         configuration["patch_size"] = patch
-        self._has_stepped = False
+        self._has_stepped = self._has_stepped and before == (batch, list(patch))
 
     def _strides(self) -> list[int]:
         return [
@@ -478,10 +481,11 @@ class BudgetedTrainer(nnUNetTrainer):
             batch = next(self.dataloader_train)
             self.progress.waited_s += self.clock.used_s - started_s
             self.progress.seen.update(str(name) for name in batch["keys"])
+            self._is_compiling = self.setup.compiled and not self._has_stepped
             loss = float(self.train_step(batch)["loss"])
             if self.grad_scaler is None or not self.rescue.is_left_out(loss):
                 losses.append(loss)
-            self._has_stepped = True
+            self._has_stepped, self._is_compiling = True, False
             self.average.take(self._bare_network(), self.progress.iterations)
             self.progress.iterations += 1
             times.append(self.clock.used_s - started_s)
@@ -504,8 +508,7 @@ class BudgetedTrainer(nnUNetTrainer):
     def _close_epoch(self, losses: list[float]) -> Epoch:
         self.rescue.remember(self._bare_network())
         self.current_epoch += 1
-        if losses:
-            self.progress.loss = float(np.mean(losses))
+        self.progress.loss = float(np.mean(losses))
         if not self.is_cut_off:
             self._maybe_validate()
             self._maybe_save()

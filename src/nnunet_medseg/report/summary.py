@@ -60,9 +60,10 @@ def early_end(training: TrainingFacts) -> str:
         )
     if training.other_ended_early:
         sentences.append(
-            f"A training to compare with was interrupted by {training.other_ended_early}; the "
-            "model itself was trained to its end."
+            f"A training to compare with was interrupted by {training.other_ended_early}."
         )
+    if training.others_failed:
+        sentences.append(f"{counted(training.others_failed, 'training')} to compare with failed.")
     if training.diverged_folds:
         sentences.append(
             f"Without {counted(training.diverged_folds, 'fold')} that diverged: the model is the "

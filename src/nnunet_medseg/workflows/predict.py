@@ -107,7 +107,6 @@ def predict(  # noqa: PLR0913 public: each option of the command is an argument
         problem = f"The input folder {source} does not exist."
         raise FolderError(problem, fix="Create it and copy the images to segment into it.")
     require_writable(output)
-    require_writable(work, 0o700)
     with lock(work):
         sweep(work)
         for folder in output.glob(f"{UNFINISHED}*"):

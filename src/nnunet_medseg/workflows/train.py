@@ -153,7 +153,6 @@ def train(
     kept = _kept_dataset(folders, str(options.get("dataset_name", TrainOptions.dataset_name)))
     asked = read_train_options(**((kept.record.options if kept else {}) | options))
     require_writable(folders.output)
-    require_writable(folders.work, 0o700)
     with lock(folders.work):
         sweep(folders.work)
         sweep_kept(folders.work)

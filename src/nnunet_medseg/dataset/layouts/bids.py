@@ -33,7 +33,8 @@ DESCRIPTION = (
 )
 LABEL_SUFFIXES = {"dseg", "mask", "seg", "lesion", "roi", "label"}
 PASSED_OVER = {"probseg", "defacemask"}  # neither image nor label map
-OWN_SPACES = {"orig", "individual", "native", "scanner"}  # an image's, as it was scanned
+# Of images as they were scanned.
+OWN_SPACES = {"orig", "individual", "native", "scanner", "subject", "anat"}
 PLACED_BY = {"space", "cohort", "res", "den"}  # entities of one thing on several grids
 TOLD_APART_BY = ("ce", "acq")  # entities that two images of one suffix may differ in
 

@@ -78,15 +78,30 @@ def handed_over(run: Run) -> tuple[Training, ...]:
     return trainings[:1]
 
 
-def model_ended_early(run: Run) -> str:
+def ended_early(run: Run) -> str:
     """Return what ended a training early that the model is made of, or was to be; or nothing."""
     parts = trainings_of(run) if run.options.fold == "cv" else handed_over(run)
     return next(filter(None, map(ended_early_by, parts)), "")
 
 
-def ended_early(run: Run) -> str:
-    """Return what ended a training of the run early; empty when all went on to their end."""
-    return next(filter(None, map(ended_early_by, trainings_of(run))), "")
+def others_of(run: Run) -> tuple[Training, ...]:
+    """Return the trainings that the model is only compared with."""
+    if run.options.fold == "cv":
+        return ()
+    chosen = [training.name for training in handed_over(run)]
+    return tuple(training for training in trainings_of(run) if training.name not in chosen)
+
+
+def other_ended_early(run: Run) -> str:
+    """Return what ended a training early that the model is only compared with; or nothing."""
+    return next(filter(None, map(ended_early_by, others_of(run))), "")
+
+
+def others_failed(run: Run) -> int:
+    """Return how many trainings failed by themselves that the model is only compared with."""
+    return sum(
+        other.folder.failed_file.exists() and not ended_early_by(other) for other in others_of(run)
+    )
 
 
 def diverged_folds(run: Run) -> int:

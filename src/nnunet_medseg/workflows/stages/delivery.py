@@ -58,7 +58,8 @@ from nnunet_medseg.workflows.stages.common import (
     handed_over,
     make_model,
     make_segmenter,
-    model_ended_early,
+    other_ended_early,
+    others_failed,
     precision_of,
     require_dataset,
     trainings_of,
@@ -217,8 +218,9 @@ def _training_facts(run: Run, trainings: Sequence[Training]) -> TrainingFacts:
     return TrainingFacts(
         asked_s=sum(each.asked_s for each in _asked_for(run, trainings)),
         planned_s=total("planned_s"),
-        ended_early=model_ended_early(run),
-        other_ended_early="" if model_ended_early(run) else ended_early(run),
+        ended_early=ended_early(run),
+        other_ended_early=other_ended_early(run),
+        others_failed=others_failed(run),
         diverged_folds=diverged_folds(run),
         used_s=used_s,
         iterations=int(total("iterations")),
@@ -370,9 +372,17 @@ def _reason_to_leave(run: Run, manifest: Manifest) -> str:
         return "the dataset was left where it is"
     if has_link(run.dataset_folder, run.folders.input):
         return "the dataset lies behind a link, which may lead to the original: it was left there"
-    if manifest.training.ended_early or manifest.training.other_ended_early:
+    return _missing_part(manifest)
+
+
+def _missing_part(manifest: Manifest) -> str:
+    """Return what went wrong in training, so that the copy is left; empty for nothing."""
+    facts = manifest.training
+    if facts.ended_early or facts.other_ended_early:
         return "the training was ended early, so that the copy was left for another one"
-    if manifest.training.diverged_folds:
+    if facts.others_failed:
+        return "a training to compare with failed, so that the copy was left for another one"
+    if facts.diverged_folds:
         return "a fold diverged, so that the copy was left for another training"
     return ""
 
