@@ -19,6 +19,7 @@ OPTIONS = (
 )
 SPEC = PhantomSpec(shape=(16, 24, 24))
 CASES = 5
+STAYING = {"lock", "made-by-medseg"}  # in a work folder
 STAGES = (
     *("check", "convert", "plan", "preprocess", "train", "evaluate"),
     *("report", "bundle", "verify", "deliver", "keep", "clean"),
@@ -181,5 +182,5 @@ def litter(desk: Desk) -> list[str]:
     """Return what no finished command may leave behind."""
     found = list(desk.temporary.iterdir())
     found += [path for path in desk.output.iterdir() if path.name.startswith(".")]
-    found += [path for path in desk.work.rglob("*") if path.name != "lock" and path.is_file()]
+    found += [path for path in desk.work.rglob("*") if path.name not in STAYING and path.is_file()]
     return [path.relative_to(desk.place).as_posix() for path in found][:5]

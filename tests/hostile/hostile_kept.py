@@ -15,6 +15,7 @@ from makers import write_patients
 from nnunet_medseg.dataset.kept import Keeping, KeptRecord, keep_dataset
 from nnunet_medseg.errors import DatasetError, UsageError, UserError
 from nnunet_medseg.files import list_files, read_json, write_json
+from nnunet_medseg.run_folder import claim
 
 RECORD = KeptRecord(
     kept_at="2026-01-01 12:00",
@@ -31,7 +32,7 @@ def kept_with(change: Callable[[Path, Place], None]) -> Callable[[Place], Path]:
         source = write_patients(place.root / "source", cases=3)
         # So that a run ends at its check: the first patient has lost its label map.
         (source / "p1" / "train.nii.gz").unlink()
-        place.work.mkdir(mode=0o700)
+        claim(place.work)
         listed = list_files(source, hashed=True)
         what = Keeping(source, listed, RECORD, place.root / "nothing", may_link=False)
         assert keep_dataset(place.work, "Kept", what)
