@@ -18,7 +18,7 @@ same. All are scored on whole held-out images on their own grid by the same code
 line in bench/results/budget.jsonl; `table` prints those of a device, for each dataset, trainer and
 number of minutes those of the last day. CPUs with AMX, with bfloat16 in AVX-512 and with neither
 are never in one table: `--cpu` is amx_bf16, avx512_bf16 or avx2, else that of the last line.
-`--figure` draws docs/images/budget.svg from the table, of datasets with a run of stock.
+`--figure` draws docs/images/budget.svg from the table, of datasets with two points of each.
 
 All take `--device cuda`, and `--results FILE` for another file of lines. With `--as_cores N` the
 time of stock on a CPU is not that of a clock on the wall, but of the computing of its process,
@@ -39,7 +39,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -549,7 +549,13 @@ def faster(runs: Runs, dataset: str, minutes: float, dice: float) -> str:
 def draw(runs: Runs) -> None:
     from matplotlib import pyplot
 
-    datasets = list(dict.fromkeys(key[0] for key in runs if key[1] == "stock"))
+    points_of = Counter(key[:2] for key in runs)
+    # A single point is no curve.
+    datasets = [
+        dataset
+        for dataset in dict.fromkeys(key[0] for key in runs)
+        if min(points_of[dataset, who] for who in ("ours", "stock")) > 1
+    ]
     if not datasets:
         return
     figure, axes = pyplot.subplots(
