@@ -510,6 +510,23 @@ def test_what_diverged_beside_others_is_left_out(tmp_path, monkeypatch, options)
     assert first.folder.failed_file.exists()
 
 
+def test_epochs_before_a_divergence_are_told_to_tensorboard(tmp_path, monkeypatch):
+    run = make_run(tmp_path, fold="0")
+    closed: list[bool] = []
+    tracker = SimpleNamespace(close=lambda: closed.append(True))
+    monkeypatch.setattr(training_stage, "_tracker", lambda *_: tracker)
+
+    def diverge(*_) -> None:
+        raise DIVERGED
+
+    trainer = SimpleNamespace(clock=TrainingClock(60.0), run_training=diverge)
+
+    with pytest.raises(DivergedError):
+        training_stage._train_with_bar(run, trainings_of(run)[0], trainer)
+
+    assert closed == [True]
+
+
 def test_a_training_that_diverged_is_not_begun_again_by_the_same_command(tmp_path):
     run = make_run(tmp_path, fold="0")
     finish(run, "check")

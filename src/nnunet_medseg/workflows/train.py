@@ -49,6 +49,7 @@ from nnunet_medseg.workflows.stages.common import (
     DIVERGENCE,
     ended_early_by,
     evaluates_all,
+    is_compared,
     trainings_of,
 )
 from nnunet_medseg.workflows.stages.forecast import reference_s, workload
@@ -77,8 +78,7 @@ def stages_of(run: Run) -> Iterator[Stage]:
     for part in trainings:
         suffix = f" {part.title}" if len(trainings) > 1 else ""
         # What is only compared with the model does not keep it from being handed over.
-        is_beside = run.options.vary or (run.options.against_scratch and part != trainings[0])
-        work = training.train_variant if is_beside else training.train
+        work = training.train_variant if is_compared(run, part) else training.train
         trained_s = partial(training.trained_s, part)
         yield Stage(f"train{suffix}", partial(work, training=part), trained_s)
         files = (part.folder.evaluation_file, part.folder.trained_on_file)

@@ -78,6 +78,12 @@ def handed_over(run: Run) -> tuple[Training, ...]:
     return trainings[:1]
 
 
+def is_compared(run: Run, training: Training) -> bool:
+    """Tell whether there may be a model without a training: a variant, or one from scratch."""
+    is_first = training.name == trainings_of(run)[0].name
+    return bool(run.options.vary) or (run.options.against_scratch and not is_first)
+
+
 def ended_early(run: Run) -> str:
     """Return what ended a training early that the model is made of, or was to be; or nothing."""
     parts = trainings_of(run) if run.options.fold == "cv" else handed_over(run)

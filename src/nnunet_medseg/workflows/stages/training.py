@@ -23,6 +23,7 @@ from nnunet_medseg.workflows.stage import Run, Training
 from nnunet_medseg.workflows.stages.common import (
     DIVERGENCE,
     evaluates_all,
+    is_compared,
     make_model,
     make_segmenter,
     precision_of,
@@ -119,7 +120,7 @@ def _train_to_the_end(run: Run, training: Training) -> None:
     try:
         memory_bytes = _train_with_bar(run, training, trainer)
     except DivergedError as error:
-        if not _is_the_model(run, training) or not _has_trained(trainer):
+        if run.options.fold == "cv" or is_compared(run, training) or not _has_trained(trainer):
             raise
         console.warn(f"{error.problem} The last good weights are handed over")
         memory_bytes = held_memory_bytes(run.device)
@@ -131,12 +132,6 @@ def _train_to_the_end(run: Run, training: Training) -> None:
         trainer.use_average()
         trainer.save_checkpoint(str(training.folder.checkpoint_file))
     _record_training(run, training, trainer, memory_bytes)
-
-
-def _is_the_model(run: Run, training: Training) -> bool:
-    """Tell whether nothing else can be handed over in the place of a training."""
-    is_first = training.name == trainings_of(run)[0].name
-    return is_first and run.options.fold != "cv" and not run.options.vary
 
 
 def _has_trained(trainer: Any) -> bool:
@@ -337,19 +332,22 @@ def _train_with_bar(run: Run, training: Training, trainer: Any) -> int:
             f"learning rate {epoch.learning_rate:.4f}, ends {end:%H:%M:%S}"
         )
 
-    with (
-        run.ending.training(),
-        console.progress("Training", asked_s, None) as bar,
-        chatter(run.folder.log_file),
-    ):
-        trainer.run_training(
-            lambda used_s: bar.update(min(used_s, asked_s), notes[0]),
-            on_epoch,
-            run.ending.is_asked,
-            console.warn,
-        )
-    if tracker is not None:
-        tracker.close()
+    try:
+        with (
+            run.ending.training(),
+            console.progress("Training", asked_s, None) as bar,
+            chatter(run.folder.log_file),
+        ):
+            trainer.run_training(
+                lambda used_s: bar.update(min(used_s, asked_s), notes[0]),
+                on_epoch,
+                run.ending.is_asked,
+                console.warn,
+            )
+    finally:
+        # Also after the last explosion, whose epochs are to be seen.
+        if tracker is not None:
+            tracker.close()
     run.ending.stop_if_hung_up()
     return max(held_bytes)
 
